@@ -1,0 +1,14 @@
+# The lines the README shows, and the two that build the documentation.
+.PHONY: demo test docs readme
+
+demo:
+	pip install -e . && bcd_demo
+
+test:
+	pip install -e '.[dev]' && nbdev_test && pytest -q
+
+docs:
+	python scripts/build_docs.py
+
+readme:
+	python scripts/build_readme.py

@@ -1,0 +1,117 @@
+"""Build the documentation into _docs/, without Quarto.
+
+nbdev processes the notebooks into _proc/ (it adds the `show_doc` cells, hides what is marked hidden, makes the links
+between pages), smalldocs renders _proc/ as a website. In between, and after, four small mends. Nothing is downloaded,
+and no notebook is changed.
+"""
+import json, re, shutil, sys
+from html import unescape
+from pathlib import Path
+
+import yaml
+from latex2mathml.converter import convert
+from nbdev.config import get_config
+from nbdev.doclinks import _build_modidx, _nbpath2html
+from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.serve import proc_nbs
+from smalldocs.cli import main as smalldocs
+
+cfg = get_config()
+
+# The sidebar's sections: the first digit of a notebook's number is its stage on the data's way.
+DECADES = {'0': 'Images and data', '1': 'Backgrounds', '2': 'Masker and composites', '3': 'Divergences and losses',
+           '4': 'Training', '5': 'Scores and figures', '6': 'Prediction', '7': 'Experiments', '9': 'Tutorials and results'}
+
+
+def process():
+    "Run nbdev over the notebooks, as `nbdev_docs` does, and return the folder of processed ones."
+    refresh_quarto_yml()
+    _build_modidx()
+    nbdev_sidebar.__wrapped__(path=cfg.nbs_path)
+    return proc_nbs(n_workers=0, force=True)
+
+
+def page_name(path):
+    "The notebook `path` under its page's name: 00_images.ipynb is the page images.html, for which nbdev makes links."
+    return _nbpath2html(path).with_suffix('.ipynb')
+
+
+def rename_pages(proc):
+    "Mend 1: give every notebook in `proc` its page's name."
+    for old in sorted(proc.rglob('*.ipynb')):
+        new = page_name(old)
+        if new == old: continue
+        if new.exists(): sys.exit(f'build_docs: two notebooks would be the page {new.stem}.html, one is {old.name}')
+        old.rename(new)
+
+
+def local_links(text):
+    "Mend 2: links to the site's published address, and to numbered notebooks, become links to pages here."
+    text = text.replace(f']({cfg.doc_host}{cfg.doc_baseurl}/', '](/')
+    return re.sub(r'\]\((\./)?\d+[a-zA-Z0-9]*_([\w-]+)\.(ipynb|html)', r'](\2.\3', text)
+
+
+def mend_notebook(path):
+    "Apply `local_links` to the Markdown of notebook `path`, and drop the page name from its front matter: it has it now."
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    for cell in nb['cells']:
+        if cell['cell_type'] == 'raw': cell['source'] = re.sub(r'^output-file:.*\n', '', ''.join(cell['source']), flags=re.M)
+        if cell['cell_type'] == 'markdown': cell['source'] = local_links(''.join(cell['source']))
+        for data in (o['data'] for o in cell.get('outputs', []) if 'text/markdown' in o.get('data', {})):
+            data['text/markdown'] = local_links(''.join(data['text/markdown']))
+    path.write_text(json.dumps(nb), encoding='utf-8')
+
+
+def group_pages(pages):
+    "The sidebar's contents: pages without a number as they are, numbered ones in the sections of `DECADES`."
+    top = [p for p in pages if not p[0].isdigit()]
+    groups = {name: [p for p in pages if p[0] == digit] for digit, name in DECADES.items()}
+    return [page_name(Path(p)).name for p in top] + [
+        {'section': name, 'contents': [page_name(Path(p)).name for p in ps]} for name, ps in groups.items() if ps]
+
+
+def mend_sidebar(path):
+    "Mend 3: sections in the sidebar that nbdev wrote flat to `path`."
+    bar = yaml.safe_load(path.read_text(encoding='utf-8'))
+    bar['website']['sidebar']['contents'] = group_pages(bar['website']['sidebar']['contents'])
+    path.write_text(yaml.safe_dump(bar, sort_keys=False), encoding='utf-8')
+
+
+def mathml(match):
+    "The formula of a `<span class=\"math ...\">` as MathML; a command that latex2mathml does not know is an error."
+    kind, tex = match[1], unescape(match[2])
+    res = convert(tex, display='block' if kind == 'display' else 'inline')
+    if unknown := re.search(r'\\[a-zA-Z]+', res): raise ValueError(f'{unknown[0]} in the formula {tex}')
+    bars = res.replace('<mo>&#x02016;</mo>', '<mo stretchy="false">&#x02016;</mo>')  # norms: bars of one height
+    return f'<span class="math-{kind}">{bars}</span>'
+
+
+def mend_maths(path):
+    "Mend 4: formulas of page `path` as MathML, which browsers show without any script, in place of KaTeX from a CDN."
+    html = path.read_text(encoding='utf-8')
+    try: html = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, html, flags=re.S)
+    except Exception as e: sys.exit(f'build_docs: {path.name}: {type(e).__name__}: {e}')
+    html = re.sub(r'<link[^>]*katex[^>]*>|<script[^>]*katex[^>]*></script>', '', html)
+    path.write_text(html, encoding='utf-8')
+
+
+def run_smalldocs(*args):
+    "Run a smalldocs command and stop when it finds anything wrong."
+    if smalldocs([*args]): sys.exit(f'build_docs: smalldocs {args[0]} found something wrong')
+
+
+def main():
+    "Notebooks to _proc/, mends, website to _docs/."
+    proc = process()
+    rename_pages(proc)
+    for nb in proc.rglob('*.ipynb'): mend_notebook(nb)
+    mend_sidebar(proc/'sidebar.yml')
+    run_smalldocs('check', str(proc))
+    run_smalldocs('render', '--strict', '--quiet', str(proc))
+    for page in (proc/cfg.doc_path.name).rglob('*.html'): mend_maths(page)
+    shutil.rmtree(cfg.doc_path, ignore_errors=True)
+    shutil.move(proc/cfg.doc_path.name, cfg.doc_path)
+    print(f'The documentation is in {cfg.doc_path.name}/: open {cfg.doc_path.name}/index.html')
+
+
+if __name__ == '__main__': main()
