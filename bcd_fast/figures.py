@@ -35,7 +35,7 @@ def show_cell(ax, image:torch.Tensor, # (C,H,W) in [0,1]
 def grid(rows:int, cols:int, title:str=None, labels:float=.9 # inches for labels on the left
         )->tuple: # figure, (rows,cols) array of axes
     "An empty grid of cells."
-    size = cols*CELL+labels, rows*CELL+(.4 if title else .1)
+    size = max(cols*CELL+labels, .1*len(title or '')), rows*CELL+(.4 if title else .1) # a title needs .1 inch a letter
     fig, axs = plt.subplots(rows, cols, figsize=size, squeeze=False, layout='constrained')
     if title: fig.suptitle(title)
     return fig, axs
@@ -108,7 +108,8 @@ def cluster_grid(images, # (N,C,H,W) uint8, or floats in [0,1]
     fig, axs = grid(len(found), n, title, labels=1.1)
     for line, k, size in zip(axs, found, sizes):
         chosen = rng.permutation(np.flatnonzero(clusters==k))[:n]
-        label = f'{f"cluster {k}" if names is None else names[k]}\n{size} image{"s"*(size!=1)}'
+        name = f'cluster {k}' if names is None else names[k]
+        label = f'{name}\n{size} ' + ('image' if size==1 else 'images')
         for ax, i in zip(line, chosen): show_cell(ax, unit(images[i]), label=label if ax is line[0] else None)
         for ax in line[len(chosen):]: ax.axis('off')
     return fig
