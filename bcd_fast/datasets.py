@@ -25,10 +25,13 @@ class Dataset:
     backgrounds: BackgroundImages
     split_seed: int = 42
     unreadable: list = field(default_factory=list) # messages about files left out
+    def indices(self, what='objects'): # 'objects' or 'backgrounds' -> dict part -> indices
+        "Which images belong to which part."
+        d = getattr(self, what)
+        return dict(zip(PARTS, split_indices(len(d), seed=self.split_seed, groups=d.groups)))
     def part(self, name): # 'train', 'valid' or 'test'
         "The object and the background images of one part."
-        split = lambda d: d.subset(split_indices(len(d), seed=self.split_seed, groups=d.groups)[PARTS.index(name)])
-        return split(self.objects), split(self.backgrounds)
+        return self.objects.subset(self.indices()[name]), self.backgrounds.subset(self.indices('backgrounds')[name])
     def fingerprint(self):
         "Hash of all images: the same data, the same text."
         h = hashlib.sha256(str(self.split_seed).encode())

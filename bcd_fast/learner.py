@@ -56,7 +56,8 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                 width:int=None, # of a masker given by name
                 loss=None, # `BCDLoss()` by default
                 bs:int=48, steps:int=100, # images of each sort in a batch, batches an epoch
-                shift:float=.5, seed:int=0, lr:float=3e-3, wd:float=.01, opt_func=Adam,
+                shift:float=.5, least:int=8, # as for the training loader
+                seed:int=0, lr:float=3e-3, wd:float=.01, opt_func=Adam,
                 metrics=None, cbs=None, device=None, **kwargs # of fastai's Learner
                )->BCDLearner:
     "A learner ready to `fit_one_cycle`. Seeds weights, batches and slices."
@@ -64,7 +65,7 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
     device = device or default_device()
     model = make_masker(masker, width, train[0].images.shape[1]) if isinstance(masker, str) else masker
     has_masks = valid[0].masks is not None
-    dls = DataLoaders(TargetClusterLoader(*train, bs=bs, steps=steps, device=device),
+    dls = DataLoaders(TargetClusterLoader(*train, bs=bs, steps=steps, least=least, device=device),
                       TargetClusterLoader(*valid, bs=bs, steps=max(4, steps//10), least=1, masks=has_masks, seed=seed, device=device), device=device)
     metrics = metrics or [LossPart('div'), LossPart('bg'), *([PooledIoU()] if has_masks else [])]
     return BCDLearner(dls, model.to(device), loss_func=loss or BCDLoss(), opt_func=opt_func, lr=lr, wd=wd, metrics=metrics,
