@@ -6,7 +6,13 @@
 __all__ = ['QUICK', 'bcd_train', 'bcd_demo', 'bcd_predict']
 
 # %% ../nbs/74_cli.ipynb #7a297999
-import argparse, sys, warnings
+import warnings
+
+# %% ../nbs/74_cli.ipynb #0ed6aaad
+warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
+
+# %% ../nbs/74_cli.ipynb #74180729
+import argparse, sys
 from .configs import compose_config
 from .images import InputError
 from .learner import keep_buffers
@@ -30,7 +36,6 @@ def bcd_demo(words=None)->int: # words of the command line -> exit status
     p.add_argument('--quick', action='store_true', help='a short rehearsal: everything runs, the masks are poor')
     a = p.parse_args(words)
     keep_buffers()
-    warnings.filterwarnings('ignore', category=FutureWarning)
     warnings.showwarning = show_warning
     try:
         cfg = compose_config(['experiment=demo', f'seed={a.seed}', *(QUICK if a.quick else ())])

@@ -103,6 +103,7 @@ class Config:
 EXPERIMENTS = dict(
     demo=dict(data=dict(n_objects=5000, n_backgrounds=4000), cluster=dict(k=5), trainer=dict(epochs=6)),
     autoencoder=dict(stage=1),
+    folder=dict(data=dict(name='folder'), cluster=dict(k=5)),
     synthetic_segmentation=dict(trainer=dict(epochs=15)))
 
 def register():

@@ -8,6 +8,7 @@ __all__ = ['Autoencoder', 'local_descriptors', 'describe', 'ArrayLoader', 'train
 # %% ../nbs/10_encoders.ipynb #d082b280
 import numpy as np, torch
 import torch.nn as nn, torch.nn.functional as F
+from contextlib import nullcontext
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
@@ -78,7 +79,7 @@ class ArrayLoader(DataLoader):
 def train_autoencoder(images, # (N,C,H,W) uint8 background images
                       valid, # (M,C,H,W) uint8 held-out ones
                       epochs:int=3, steps:int=100, # `steps` batches an epoch
-                      lr:float=5e-3, bs:int=64, seed:int=0, bar:bool=True, **kwargs # of `Autoencoder`
+                      lr:float=5e-3, bs:int=64, seed:int=0, bar:bool=False, **kwargs # of `Autoencoder`
                      )->tuple: # autoencoder, (epochs, 2) training and validation loss
     "Fit an `Autoencoder` to background images."
     set_seed(seed)
@@ -86,5 +87,5 @@ def train_autoencoder(images, # (N,C,H,W) uint8 background images
     ae = Autoencoder(images.shape[1], **kwargs).to(device)
     dls = DataLoaders(ArrayLoader(images, bs, steps, device), ArrayLoader(valid, bs, max(1, min(10, len(valid)//bs)), device), device=device)
     learn = Learner(dls, ae, loss_func=F.mse_loss)
-    with (learn.no_logging() if bar else learn.no_bar()), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
+    with nullcontext() if bar else learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, lr)
     return ae.eval(), np.array(learn.recorder.values)

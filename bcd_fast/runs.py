@@ -115,6 +115,7 @@ def run_stage2(cfg, ds, s1, folder, say)->dict: # the metrics of stage 2
     sizes = np.bincount(s1.assigned['train_backgrounds'], minlength=cfg.cluster.k).tolist()
     save_model(folder/'model', learn.model, cfg.data.size, dict(k=cfg.cluster.k, assign=cfg.cluster.assign, backgrounds=sizes), cfg.threshold, cfg.seed)
     obj, bg = ds.part('test')
+    predict_masks(learn.model, obj.images[:32]) # the first call prepares the kernels
     start = time.perf_counter()
     prob = predict_masks(learn.model, obj.images)
     predict_seconds = time.perf_counter()-start

@@ -6,7 +6,13 @@
 __all__ = ['HYDRA', 'fail', 'show_warning', 'report', 'task', 'main']
 
 # %% ../nbs/73_train.ipynb #47e2c04f
-import hydra, sys, warnings
+import warnings
+
+# %% ../nbs/73_train.ipynb #4cf1cea6
+warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
+
+# %% ../nbs/73_train.ipynb #0297c996
+import hydra, sys
 from hydra.core.hydra_config import HydraConfig
 from pathlib import Path
 from .configs import check_config, check_overrides, compose_config
@@ -56,7 +62,6 @@ def main(words=None)->int: # words of the command line -> exit status
         if not many: compose_config([w for w in overrides if not w.startswith('hydra')])
     except InputError as e: return fail(e)
     keep_buffers()
-    warnings.filterwarnings('ignore', category=FutureWarning)
     warnings.showwarning = show_warning
     given = {w.split('=')[0] for w in overrides}
     sys.argv = ['bcd_train', *words, *(f'{k}={v}' for k, v in HYDRA.items() if k not in given)]

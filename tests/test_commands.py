@@ -1,0 +1,103 @@
+"""The installed commands, as a user types them."""
+import json, shutil
+from pathlib import Path
+import numpy as np, pytest
+from PIL import Image
+from bcd_fast.runs import METRICS
+
+FILES = {'config.yaml', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model'}
+
+
+def one_sentence(done, *parts):
+    "Exit status 2 and one clear line, no traceback."
+    status, out, err = done
+    assert status == 2
+    assert 'Traceback' not in out+err
+    lines = [l for l in err.splitlines() if l.startswith('error:')]
+    assert len(lines) == 1, err
+    for part in parts: assert part in lines[0]
+
+
+def test_train_predict_and_cache(train, run, files, tmp_path):
+    status, out, err = train()
+    assert status == 0, err
+    last = out.strip().splitlines()[-1]
+    assert last.startswith('metrics.json: ')
+    folder = Path(last.removeprefix('metrics.json: ')).parent
+    assert folder.parent.parent.resolve() == (tmp_path/'runs').resolve() and folder.parent.name == 'synthetic_segmentation'
+    assert {p.name for p in folder.iterdir()} == FILES
+    metrics = json.loads((folder/'metrics.json').read_text())
+    assert tuple(metrics) == METRICS
+    assert (metrics['experiment'], metrics['data'], metrics['k'], metrics['n_train'], metrics['n_test']) == ('synthetic_segmentation', 'mnist', 3, 210, 30)
+    assert all(0 <= metrics[k] <= 1 for k in ('iou', 'dice', 'ap', 'auroc', 'iou_per_image', 'cluster_nmi', 'assignment_accuracy'))
+
+    again = train('trainer.steps=5')
+    assert again[0] == 0 and 'found in the cache' in again[1] and 'found in the cache' not in out
+
+    images = tmp_path/'images'
+    images.mkdir()
+    for i in range(6): Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64+i)).astype(np.uint8)).save(images/f'{i}.png')
+    (images/'broken.png').write_bytes(b'broken')
+    status, out, err = run('bcd_predict', folder/'model', images, '--out', tmp_path/'masks')
+    assert status == 2 and 'broken.png cannot be read' in err and 'Traceback' not in err
+    assert sorted(p.name for p in (tmp_path/'masks').iterdir()) == [f'{i}.png' for i in range(6)]
+    for i in range(6):
+        mask = np.asarray(Image.open(tmp_path/f'masks/{i}.png'))
+        assert mask.shape == (64, 64+i) and set(np.unique(mask)) <= {0, 255}
+
+
+def test_masks_are_not_used_in_training(files, tmp_path):
+    "Two trainings, one on data whose masks are nonsense: the same weights."
+    from bcd_fast.configs import compose_config
+    from bcd_fast.datasets import load_dataset
+    from bcd_fast.learner import predict_masks
+    from bcd_fast.stages import fit_stage1, fit_stage2, stage2_learner
+    from conftest import SHORT
+    cfg, out = compose_config([*SHORT, f'cache={tmp_path}']), []
+    for nonsense in (False, True):
+        ds = load_dataset(n_objects=200, n_backgrounds=200)
+        if nonsense:
+            ds.objects.masks = ~ds.objects.masks
+            ds.objects.labels, ds.backgrounds.labels = None, None
+        learn = stage2_learner(cfg, ds, fit_stage1(cfg, ds))
+        fit_stage2(cfg, learn)
+        out.append(predict_masks(learn.model, ds.objects.images[:8]))
+    np.testing.assert_allclose(out[0], out[1], atol=1e-5)
+
+
+def test_unreadable_texture_is_listed_and_the_rest_done(train, files, tmp_path):
+    shutil.copytree(files/'textures', tmp_path/'textures')
+    (tmp_path/'textures/bad.png').write_bytes(b'not a picture')
+    status, out, err = train(f'data.textures={tmp_path/"textures"}')
+    assert status == 2 and 'bad.png cannot be read' in err and 'Traceback' not in err
+    assert Path(out.strip().splitlines()[-1].removeprefix('metrics.json: ')).is_file()
+
+
+@pytest.mark.parametrize('words, said', [
+    (['data.path=nowhere'], ['nowhere is not a folder']),
+    (['data.textures=nowhere'], ['nowhere is not a folder']),
+    (['data.textures=empty'], ['empty holds no image']),
+    (['data.textures=one'], ['1 usable texture', 'at least two']),
+    (['cluster.k=500'], ['500 clusters cannot be made of 210']),
+    (['trainer.epoch=3'], ['trainer.epoch is no setting', 'Did you mean trainer.epochs?']),
+    (['masker.name=fat'], ['Did you mean fast?'])])
+def test_wrong_input_is_one_sentence(train, files, tmp_path, words, said):
+    (tmp_path/'empty').mkdir()
+    (tmp_path/'one').mkdir()
+    shutil.copy(files/'textures/brick.tif', tmp_path/'one')
+    one_sentence(train(*words), *said)
+
+
+def test_one_background_of_your_own(run, tmp_path):
+    for name, n in (('objects', 12), ('backgrounds', 1)):
+        (tmp_path/name).mkdir()
+        for i in range(n): Image.fromarray(np.full((64, 64), 20*i, np.uint8)).save(tmp_path/name/f'{i}.png')
+    one_sentence(run('bcd_train', 'experiment=folder', f'data.path={tmp_path}'), 'backgrounds holds 1 readable')
+
+
+def test_demo_rehearsal(run, tmp_path):
+    status, out, err = run('bcd_demo', '--quick', '--out', 'here')
+    assert status == 0, err
+    for name in ('clusters.png', 'masks.png', 'counterfactuals.png'):
+        assert str(Path('here')/name) in out and (tmp_path/'here'/name).is_file()
+    assert 'remaining' in out and out.strip().splitlines()[-1] == f'metrics.json: {Path("here")/"metrics.json"}'

@@ -1,0 +1,41 @@
+"""What holds for the project as a whole."""
+import configparser, importlib, json, re
+from pathlib import Path
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((TOP/'nbs').glob('*.ipynb'))
+MODULES = sorted(p.stem for p in (TOP/'bcd_fast').glob('*.py') if not p.stem.startswith('_'))
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_module_imports_and_names_what_it_exports(name):
+    module = importlib.import_module(f'bcd_fast.{name}')
+    assert module.__doc__
+    assert all(hasattr(module, n) for n in module.__all__)
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+def test_notebook(path):
+    "Small, tested, without errors or paths of a machine in its outputs."
+    nb = json.loads(path.read_text())
+    code = [c for c in nb['cells'] if c['cell_type'] == 'code']
+    sources = [''.join(c['source']) for c in code]
+    assert path.stat().st_size < 1_000_000
+    if any(s.startswith('#| export') for s in sources): assert any(re.search(r'\bassert\b|\btest_', s) for s in sources if not s.startswith('#| export'))
+    for s in sources: assert not s.startswith('#| export') or len([l for l in s.splitlines() if l.strip()]) <= 41
+    outputs = json.dumps([c['outputs'] for c in code])
+    assert '"error"' not in outputs
+    assert not re.search(r'(?<![\w.])/(home|root|tmp|Users|work)/\w', outputs)
+
+
+def test_nothing_is_unpickled():
+    for path in (TOP/'bcd_fast').glob('*.py'): assert not re.search(r'\bpickle\b|torch\.load\(|load_learner|joblib', path.read_text()), path
+
+
+def test_installed_commands_exist():
+    settings = configparser.ConfigParser(delimiters=['='])
+    settings.read(TOP/'settings.ini')
+    for line in settings['DEFAULT']['console_scripts'].split():
+        module, function = line.split('=')[1].split(':')
+        assert callable(getattr(importlib.import_module(module), function))
