@@ -7,7 +7,6 @@ __all__ = ['predict_masks', 'keep_buffers', 'BCDLearner', 'bcd_learner']
 
 # %% ../nbs/41_learner.ipynb #e52d5e37
 import ctypes, sys, numpy as np, torch
-from fastai.callback.core import Callback
 from fastai.callback.progress import *
 from fastai.callback.schedule import *
 from fastai.data.core import DataLoaders

@@ -7,8 +7,8 @@ __all__ = ['draws_bars', 'Stage1', 'fit_stage1', 'stage1_key', 'save_stage1', 'l
            'fit_stage2']
 
 # %% ../nbs/71_stages.ipynb #fffaffcc
-import hashlib, json, numpy as np, shutil, sys, tempfile, time, torch
-from dataclasses import dataclass, field
+import hashlib, json, numpy as np, shutil, sys, tempfile, time
+from dataclasses import dataclass
 from fastcore.imports import IN_NOTEBOOK
 from omegaconf import OmegaConf
 from pathlib import Path
