@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IDX_FILES', 'enlarge', 'otsu_thresholds', 'otsu_masks', 'embedded_digits', 'read_idx', 'read_idx_folder',
-           'paste_objects']
+           'paste_objects', 'objects_on_textures']
 
 # %% ../nbs/02_objects.ipynb #14282739
 import gzip, numpy as np, tempfile, torch
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from pathlib import Path
 from sklearn.datasets import load_digits
 from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
-from .images import InputError
+from .images import BackgroundImages, Dataset, InputError, ObjectImages
+from .textures import embedded_textures, random_crops
 
 # %% ../nbs/02_objects.ipynb #ce3616a0
 def enlarge(images:np.ndarray, # (N,h,w) uint8
@@ -80,3 +81,22 @@ def paste_objects(objects:np.ndarray, # (N,h,w) uint8
                  )->np.ndarray: # (N,h,w) uint8
     "`objects` inside `masks`, `backgrounds` outside."
     return np.where(masks, objects, backgrounds)
+
+# %% ../nbs/02_objects.ipynb #a910b99b
+def objects_on_textures(objects:np.ndarray, # (N,h,w) uint8, bright on dark
+                        textures:dict, # name -> (H,W) uint8
+                        n_objects:int=None, # object images to make; all objects once by default
+                        n_backgrounds:int=None, # background images to cut; as many by default
+                        size:int=64, # side of all images
+                        seed:int=0, name:str='digits', unreadable=()
+                       )->Dataset:
+    "Enlarge, outline, paste and split."
+    n = n_objects or len(objects)
+    which = np.arange(n)%len(objects)
+    fg = enlarge(objects, size)
+    masks, fg = otsu_masks(fg)[which], fg[which]
+    s_obj, s_bg = np.random.SeedSequence(seed).spawn(2)
+    under, labels = random_crops(list(textures.values()), n, size, s_obj)
+    alone, alone_labels = random_crops(list(textures.values()), n_backgrounds or n, size, s_bg)
+    obj = ObjectImages(paste_objects(fg, masks, under)[:,None], labels, which, masks=masks[:,None])
+    return Dataset(name, obj, BackgroundImages(alone[:,None], alone_labels), unreadable=list(unreadable))
