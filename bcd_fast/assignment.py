@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['ASSIGN', 'random_shapes', 'shaded_shapes', 'windows', 'sample_windows', 'assign_robust', 'vote', 'clusters_of_kinds',
-           'assign_clusters', 'cluster_report']
+           'right_clusters', 'assign_clusters', 'cluster_report', 'assignment_confusion', 'compare_assignments']
 
 # %% ../nbs/15_assignment.ipynb #5011a857
-import numpy as np, torch, warnings
+import numpy as np, pandas as pd, torch, warnings
 import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from .clusters import cluster_table
 from .encoders import describe
 from .images import InputError
 
@@ -34,18 +35,18 @@ def shaded_shapes(n:int, size:int, channels:int=1, seed:int=0)->np.ndarray: # (n
     return torch.where(random_shapes(n, size, generator=g), shade(), shade()).numpy()
 
 # %% ../nbs/15_assignment.ipynb #be07a0aa
-def windows(ae, images)->np.ndarray: # (N,windows,latent)
+def windows(encoder, images)->np.ndarray: # (N,windows,D)
     "The local descriptors of every window of every image."
-    return describe(ae, images, lambda d: d.flatten(2)).transpose(0,2,1)
+    return describe(encoder, images, lambda d: d.flatten(2)).transpose(0,2,1)
 
-def sample_windows(ae, images, n:int=20, seed:int=0)->np.ndarray: # (N*n,latent)
+def sample_windows(encoder, images, n:int=20, seed:int=0)->np.ndarray: # (N*n,D)
     "`n` random windows of each image."
-    w = windows(ae, images)
+    w = windows(encoder, images)
     idx = np.random.default_rng(seed).integers(0, w.shape[1], (len(w), n, 1))
     return np.take_along_axis(w, idx, 1).reshape(-1, w.shape[2])
 
 # %% ../nbs/15_assignment.ipynb #00cd7afa
-def assign_robust(ae, backgrounds:np.ndarray, # (N,C,H,W) uint8
+def assign_robust(encoder, backgrounds:np.ndarray, # (N,C,H,W) uint8
                   clusters:np.ndarray, # (N,) cluster of each background
                   objects:np.ndarray, # (M,C,H,W) uint8
                   per_image:int=20, # windows to learn from, of each of at most `max_images` backgrounds
@@ -56,45 +57,66 @@ def assign_robust(ae, backgrounds:np.ndarray, # (N,C,H,W) uint8
     if len(kinds)<2: return np.full(len(objects), kinds[0])
     some = np.random.default_rng(seed).permutation(len(backgrounds))[:max_images]
     shapes = shaded_shapes(max(2, len(some)//len(kinds)), backgrounds.shape[-1], backgrounds.shape[1], seed)
-    w = np.concatenate([sample_windows(ae, a, per_image, seed) for a in (backgrounds[some], shapes)])
+    w = np.concatenate([sample_windows(encoder, a, per_image, seed) for a in (backgrounds[some], shapes)])
     y = np.concatenate([np.repeat(y[some], per_image), np.full(len(shapes)*per_image, len(kinds))])
     model = make_pipeline(StandardScaler(), MLPClassifier((64,), max_iter=15, random_state=seed))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning) # 15 passes are enough to vote
         model.fit(w, y)
     chunks = np.array_split(objects, max(1, len(objects)//500))
-    votes = np.concatenate([vote(model, windows(ae, c)) for c in chunks])
+    votes = np.concatenate([vote(model, windows(encoder, c)) for c in chunks])
     return kinds[votes[:,:len(kinds)].argmax(1)]
 
-def vote(model, w): # (B,windows,latent) -> (B,classes)
+def vote(model, w): # (B,windows,D) -> (B,classes)
     "Mean probability of each class over the windows of an image."
     return model.predict_proba(w.reshape(-1, w.shape[2])).reshape(*w.shape[:2], -1).mean(1)
 
 # %% ../nbs/15_assignment.ipynb #9aebbd23
 def clusters_of_kinds(labels, clusters): # (N,), (N,) -> (number of kinds,)
     "For each known kind of background the cluster that holds most of it."
-    table = np.zeros((labels.max()+1, clusters.max()+1), int)
-    np.add.at(table, (labels, clusters), 1)
-    return table.argmax(1)
+    return cluster_table(labels, clusters).values.argmax(1)
+
+def right_clusters(backgrounds, clusters, objects): # images with known labels, (N,) -> (M,)
+    "The cluster that holds the kind of ground behind each object. Raises `InputError` when the kinds are not known."
+    if objects.labels is None or backgrounds.labels is None: raise InputError('assign=oracle and the confusion of assignments read '
+        'known background labels, and this data set has none: use assign=robust.')
+    return clusters_of_kinds(backgrounds.labels, clusters)[objects.labels]
 
 ASSIGN = 'robust','naive','oracle'
 
 def assign_clusters(how:str, # one of `ASSIGN`
-                    ae, km, backgrounds, clusters, # BackgroundImages and their (N,) clusters
+                    encoder, km, backgrounds, clusters, # BackgroundImages and their (N,) clusters
                     objects, # ObjectImages
                     seed:int=0)->np.ndarray: # (M,)
     "The background cluster of each object image. Raises `InputError` when the oracle has no labels to read."
-    if how=='robust': return assign_robust(ae, backgrounds.images, clusters, objects.images, seed=seed)
-    if how=='naive': return km.predict(describe(ae, objects.images))
+    if how=='robust': return assign_robust(encoder, backgrounds.images, clusters, objects.images, seed=seed)
+    if how=='naive': return km.predict(describe(encoder, objects.images))
     if how!='oracle': raise InputError(f'{how} is no way to assign clusters: choose one of {", ".join(ASSIGN)}.')
-    if objects.labels is None or backgrounds.labels is None: raise InputError('assign=oracle reads known background labels, '
-        'and this data set has none: use assign=robust.')
-    return clusters_of_kinds(backgrounds.labels, clusters)[objects.labels]
+    return right_clusters(backgrounds, clusters, objects)
 
 # %% ../nbs/15_assignment.ipynb #80dc6759
-def cluster_report(backgrounds, clusters, objects, assigned)->dict: # images with labels and their clusters
+def cluster_report(backgrounds, clusters, objects, assigned)->dict: # images and their clusters
     "`cluster_nmi` and `assignment_accuracy`; None where no labels are known."
     if backgrounds.labels is None or objects.labels is None: return dict(cluster_nmi=None, assignment_accuracy=None)
-    right = clusters_of_kinds(backgrounds.labels, clusters)[objects.labels]
+    right = right_clusters(backgrounds, clusters, objects)
     return dict(cluster_nmi=float(normalized_mutual_info_score(backgrounds.labels, clusters)),
                 assignment_accuracy=float((right==assigned).mean()))
+
+# %% ../nbs/15_assignment.ipynb #79b2af12
+def assignment_confusion(backgrounds, clusters, objects, assigned # images with known labels and their clusters
+                        )->pd.DataFrame: # right cluster x assigned cluster, number of object images
+    "Confusion of the assignment. Raises `InputError` when the kinds are not known."
+    k = max(np.max(clusters), np.max(assigned))+1
+    table = cluster_table(right_clusters(backgrounds, clusters, objects), assigned, k)
+    return table.reindex(range(k), fill_value=0).rename_axis('right cluster').rename_axis('assigned', axis=1)
+
+# %% ../nbs/15_assignment.ipynb #e8d2d61c
+def compare_assignments(dataset, # `Dataset` with known kinds of background
+                        encoder, km, # trained encoder, fitted clustering
+                        seed:int=0)->pd.DataFrame: # way -> accuracy
+    "The share of object images in their right cluster, for each way to assign them. Raises `InputError` without known kinds."
+    obj, bg = dataset.part('train')
+    clusters = km.predict(describe(encoder, bg.images))
+    right = right_clusters(bg, clusters, obj)
+    accuracy = {how: (right==assign_clusters(how, encoder, km, bg, clusters, obj, seed)).mean() for how in ASSIGN}
+    return pd.DataFrame(dict(accuracy=accuracy)).rename_axis('assign')
