@@ -75,9 +75,9 @@ class ContrastiveEncoder(nn.Module):
     @property
     def temperature(self): return self.log_temperature.clamp(math.log(.01), 0).exp() # scalar in [.01,1]
     def local(self, x): # (B,C,H,W) in [0,1] -> (B,2*latent,h,w)
-        "Local descriptors: mean and log-variance of each map in windows of 8x8 places."
+        "Local descriptors: mean and log-variance of each map in windows of 4x4 places."
         z = self.maps(x-.5)
-        return torch.cat([F.avg_pool2d(z, 8, 4), log_variance(z, 8)], 1)
+        return torch.cat([F.avg_pool2d(z, 4, 2), log_variance(z)], 1)
     def forward(self, views): # (B,V,C,H,W) -> (B,V,embedding)
         "Embeddings of views, of length 1/sqrt(temperature)."
         z = self.head(self.local(views.flatten(0, 1)).mean((2,3)))

@@ -6,7 +6,7 @@
 __all__ = ['ResidualBlock', 'halve', 'double', 'DeepAutoencoder', 'train_deep_autoencoder']
 
 # %% ../nbs/11_deep.ipynb #e171ba15
-import torch.nn as nn
+import torch, torch.nn as nn, torch.nn.functional as F
 from fastai.torch_core import set_seed
 from .encoders import fit_encoder, log_variance
 
@@ -37,18 +37,20 @@ class DeepAutoencoder(nn.Module):
         self.config = dict(name=name, channels=channels, latent=latent, width=width, halvings=halvings)
         widths = [width*2**i for i in range(halvings-1)]
         down, up = [l for c in widths for l in halve(c)], [l for c in reversed(widths) for l in double(c)]
-        last = width*2**(halvings-1)
+        last, self.norm = width*2**(halvings-1), nn.BatchNorm2d(channels, affine=False, momentum=None)
         self.look = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4*channels, width, 3, padding=1), ResidualBlock(width), *down, nn.Conv2d(last, latent, 1))
         self.draw = nn.Sequential(nn.Conv2d(latent, last, 1), *up, ResidualBlock(width), nn.Conv2d(width, 4*channels, 3, padding=1), nn.PixelShuffle(2))
     def encode(self, x): # (B,C,H,W) in [0,1], sides multiples of 2**halvings -> (B,latent,h,w)
         "The latent map of `x`."
-        return self.look(x-.5)
-    def local(self, x): # (B,C,H,W) in [0,1] -> (B,latent,h,w)
-        "Local descriptors: log-variance in windows of 4x4 places of the latent map."
-        return log_variance(self.encode(x))
+        return self.look(self.norm(x))
+    def local(self, x): # (B,C,H,W) in [0,1] -> (B,2*latent,h,w)
+        "Local descriptors: mean and log-variance in windows of 4x4 places of the latent map."
+        z = self.encode(x)
+        return torch.cat([F.avg_pool2d(z, 4, 2), log_variance(z)], 1)
     def forward(self, x): # (B,C,H,W) -> the same
         "The image decoded from its latent map."
-        return self.draw(self.encode(x))+.5
+        scale, shift = (self.norm.running_var+self.norm.eps).sqrt(), self.norm.running_mean
+        return self.draw(self.encode(x))*scale[:,None,None]+shift[:,None,None]
 
 # %% ../nbs/11_deep.ipynb #271c1b1d
 def train_deep_autoencoder(images, # (N,C,H,W) uint8 background images

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MASK_CMAP', 'DPI', 'CELL', 'LINES', 'SCORE_NAMES', 'unit', 'show_cell', 'grid', 'save_figure', 'mask_grid',
-           'best_median_worst', 'counterfactual_grid', 'cluster_grid', 'split_history', 'draw_lines', 'loss_curves']
+           'best_median_worst', 'counterfactual_grid', 'cluster_grid', 'split_history', 'draw_lines', 'loss_curves',
+           'confusion_figure', 'sites_figure', 'scene_figure']
 
 # %% ../nbs/51_figures.ipynb #85d6208a
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -149,4 +150,42 @@ def loss_curves(history # DataFrame or dict of lists: epoch, and any losses and 
     if panels==2:
         draw_lines(axs[0,1], scores, 'score')
         axs[0,1].set_ylim(0, 1)
+    return fig
+
+# %% ../nbs/51_figures.ipynb #73fdfeb9
+def confusion_figure(table:pd.DataFrame, # rows x columns, counts
+                     title:str=None): # matplotlib figure
+    "Counts in cells, shaded by their share of the row."
+    n, m = table.shape
+    share = table.to_numpy()/np.maximum(table.to_numpy().sum(1, keepdims=True), 1)
+    fig, ax = plt.subplots(figsize=(max(1.2+.5*m, .1*len(title or ''), 3), 1.1+.35*n), layout='constrained')
+    ax.imshow(share, cmap='Blues', vmin=0, vmax=1, aspect='auto')
+    for i in range(n):
+        for j in range(m): ax.text(j, i, table.iat[i,j], ha='center', va='center', fontsize=8, color='white' if share[i,j]>.6 else 'black')
+    ax.set(xticks=range(m), yticks=range(n), xticklabels=table.columns, yticklabels=table.index, title=title,
+           xlabel=table.columns.name or '', ylabel=table.index.name or '')
+    return fig
+
+def sites_figure(sites:dict, # name -> dict with 'iou' in [0,1]
+                 pooled:float=None): # matplotlib figure; `pooled` over all pixels
+    "IoU of every site, their mean, and the value pooled over all pixels."
+    v = [s['iou'] for s in sites.values()]
+    fig, ax = plt.subplots(figsize=(max(4, 1.5+.6*len(v)), 3), layout='constrained')
+    ax.bar(range(len(v)), v, color=LINES[0][0])
+    ax.axhline(np.mean(v), color='k', label=f'mean of sites {np.mean(v):.2f}')
+    if pooled is not None: ax.axhline(pooled, color=LINES[1][0], ls='--', label=f'all pixels {pooled:.2f}')
+    ax.set(ylabel='IoU', ylim=(0, 1), xlabel='site')
+    ax.set_xticks(range(len(v)), list(sites), rotation=30, ha='right')
+    ax.legend()
+    return fig
+
+def scene_figure(scenes, probs, # lists of `Scene` and (1,H,W) in [0,1]
+                 title:str=None): # matplotlib figure
+    "Whole scenes: image, mask, true mask, one scene a row."
+    fig, axs = plt.subplots(len(scenes), 3, figsize=(11, sum(3.6*s.image.shape[1]/s.image.shape[2]+.3 for s in scenes)), squeeze=False, layout='constrained')
+    for line, s, p in zip(axs, scenes, probs):
+        for ax, a, cmap, what in zip(line, (s.image, p, s.mask), ('gray', MASK_CMAP, MASK_CMAP), (s.name, 'mask', 'true mask')):
+            show_cell(ax, unit(a), cmap)
+            ax.set_title(what, fontsize=9)
+    if title: fig.suptitle(title)
     return fig

@@ -22,7 +22,7 @@ def silhouette(km, z, # fitted clustering, (N,D) latents
                most:int=1000, seed:int=0)->float: # in [-1,1]
     "Mean silhouette of at most `most` latents, among the whitened ones; nan where only one cluster is seen."
     some = np.random.default_rng(seed).permutation(len(z))[:most]
-    labels = km.labels_[some]
+    labels = km.predict(z[some])
     return silhouette_score(km.whiten(z[some]).numpy(), labels) if 1<len(np.unique(labels))<len(labels) else np.nan
 
 # %% ../nbs/14_selection.ipynb #14b7d1cf

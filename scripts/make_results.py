@@ -1,0 +1,49 @@
+"""Run experiments over several seeds and write their metrics to nbs/results/NAME.json, which README and notebooks show.
+
+    python scripts/make_results.py                                    # every row of RESULTS that needs no files
+    python scripts/make_results.py sas_cl sas_segmentation --seeds 0 1 2
+    python scripts/make_results.py synthetic_segmentation_mnist --set data.path=MNIST_DIR data.textures=TEXTURE_DIR
+
+A run that has been made before with the same settings is found below runs/ and not made again.
+"""
+import argparse, json
+from pathlib import Path
+
+from bcd_fast.learner import keep_buffers
+from bcd_fast.reports import run_once
+from bcd_fast.spread import write_results
+
+TOP = Path(__file__).resolve().parent.parent
+
+# name of the file -> words of the command line; those in NEED_FILES want --set data.path=...
+RESULTS = {name: [f'experiment={name}'] for name in (
+    'demo', 'autoencoder', 'texture_cl', 'cl', 'sas_cl', 'sas_autoencoder', 'sss_cl', 'sss_ae',
+    'synthetic_segmentation', 'sas_segmentation', 'sss_segmentation', 'cub_segmentation')}
+RESULTS['synthetic_segmentation_dsprites'] = ['experiment=synthetic_segmentation', 'data=dsprites']
+NEED_FILES = {
+    'synthetic_segmentation_mnist': ['experiment=synthetic_segmentation', 'data=mnist', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=15'],
+    'synthetic_segmentation_dsprites_brodatz': ['experiment=synthetic_segmentation', 'data=dsprites', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=15'],
+    'sas_segmentation_transects': ['experiment=sas_segmentation', 'data=seafloor', 'encoder=autoencoder']}
+
+
+def shown(words):
+    "The command that a reader can type: names of folders instead of places."
+    return 'bcd_train '+' '.join(f'{w.split("=")[0]}=DIR' if '/' in w else w for w in words)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('names', nargs='*', default=list(RESULTS), choices=[*RESULTS, *NEED_FILES], metavar='NAME')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    p.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='more words of the command line')
+    p.add_argument('--out', default='runs')
+    a = p.parse_args()
+    keep_buffers()
+    for name in a.names:
+        words = [*(RESULTS | NEED_FILES)[name], *a.set]
+        runs = [json.loads((run_once([*words, f'seed={s}'], a.out)/'metrics.json').read_text()) for s in a.seeds]
+        write_results(TOP/f'nbs/results/{name}.json', f'{shown(words)} seed=SEED', runs)
+        print(name, {k: [round(r[k], 3) for r in runs] for k in ('iou', 'ap', 'cluster_nmi', 'seconds_stage1', 'seconds_stage2') if runs[0][k] is not None}, flush=True)
+
+
+if __name__ == '__main__': main()
