@@ -27,7 +27,7 @@ setup(
     include_package_data=True,
     python_requires='>=' + s['min_python'],
     install_requires=s['requirements'].split(),
-    extras_require={'dev': s['dev_requirements'].split()},
+    extras_require={key.removesuffix('_requirements'): s[key].split() for key in s if key.endswith('_requirements')},
     entry_points={'console_scripts': s['console_scripts'].split(),
                   'nbdev': [f'{name}={name}._modidx:d']},
     zip_safe=False,

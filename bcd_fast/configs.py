@@ -31,6 +31,8 @@ class EncoderConfig:
     latent: int = 20 # numbers of a description
     patch: int = 4 # autoencoder: side of a patch, pixels
     width: Optional[int] = None # hidden units, or channels of the first layer
+    views: Optional[int] = None # contrastive: views of an image in a batch
+    crop: Optional[float] = None # contrastive: smallest area of a view, share of the image
     epochs: Optional[int] = None
     steps: Optional[int] = None # batches an epoch
     bs: Optional[int] = None # images of a batch

@@ -56,15 +56,16 @@ class MMD(PairDivergence):
 def transport_library():
     "POT, imported when it is needed. Raises `InputError` when it is missing."
     try: return importlib.import_module('ot')
-    except ImportError as e: raise InputError('divergence=sinkhorn needs the library POT: type pip install POT.') from e
+    except ImportError as e: raise InputError("divergence=sinkhorn needs the library POT: type pip install 'bcd_fast[sinkhorn]'.") from e
 
 class SinkhornDivergence(nn.Module):
     "Debiased entropic optimal transport of squared distances (Feydy et al. 2019), solved by POT."
     def __init__(self, epsilon:float=.1, # relative to the mean squared distance of the two samples
                  n_iter:int=100, # of Sinkhorn's scaling, at most
-                 most:int=1000): # samples on a side; more are thinned at random
+                 most:int=400, # samples on a side; more are thinned at random: time and memory grow with the square
+                 tol:float=1e-5): # error of the plan's margins at which the scaling stops
         super().__init__()
-        self.epsilon, self.n_iter, self.most = epsilon, n_iter, most
+        self.epsilon, self.n_iter, self.most, self.tol = epsilon, n_iter, most, tol
         transport_library()
     def some(self, x): # (N,D) -> (at most `most`,D)
         return x if len(x)<=self.most else x[torch.randperm(len(x), device=x.device)[:self.most]]
@@ -72,7 +73,7 @@ class SinkhornDivergence(nn.Module):
         "Entropic transport: cost of the plan plus the price of its entropy."
         c, (n, m) = cost.detach(), cost.shape
         mass = [c.new_full((k,), 1/k) for k in (n, m)]
-        plan = transport_library().sinkhorn(*mass, c, eps, method='sinkhorn_log', numItermax=self.n_iter, stopThr=1e-7, warn=False)
+        plan = transport_library().sinkhorn(*mass, c, eps, method='sinkhorn_log', numItermax=self.n_iter, stopThr=self.tol, warn=False)
         return (plan*cost).sum()+eps*torch.special.xlogy(plan, plan*n*m).sum()
     def forward(self, x, t): # (N,...), (M,...) -> scalar
         x, t = self.some(x.flatten(1)), self.some(t.flatten(1))

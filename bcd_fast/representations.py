@@ -30,7 +30,7 @@ class Patches(nn.Module):
     "Random patches at several scales."
     def __init__(self, size:int=7, scales:tuple=(1,2,4), # side in pixels of the pooled image, pooling factors
                  stride:int=4, # of the places, in pixels of the full image
-                 most:int=1500): # patches of a batch and scale
+                 most:int=500): # patches of a batch and scale
         super().__init__()
         self.size, self.scales, self.stride, self.most = size, tuple(scales), stride, most
     def patches(self, a, s): # (N,C,H,W), scale -> (S,C*size*size)
@@ -42,7 +42,7 @@ class Patches(nn.Module):
 class Features(nn.Module):
     "What an encoder says about each window; gradients reach the images, not the encoder."
     def __init__(self, local, # (B,C,H,W) -> (B,D,h,w)
-                 most:int=1500): # windows of a batch
+                 most:int=500): # windows of a batch
         super().__init__()
         self.local, self.most = local, most
     def rows(self, a): return some_rows(self.local(a).permute(0, 2, 3, 1).flatten(0, 2), self.most)
@@ -67,7 +67,7 @@ class On(nn.Module):
         return sum(self.divergence(u, v)/(spread(v, self.unit) if self.normalise else 1.) for u, v in pairs)
 
 # %% ../nbs/35_representations.ipynb #2bb415e6
-SAMPLE_DIVERGENCES = dict(ebsw=(EnergyBasedSW, 'slice'), sw=(SlicedWasserstein, 'slice'), dswd=(DistributionalSW, 'slice'), max_sw=(MaxSlicedWasserstein, 'slice'),
+SAMPLE_DIVERGENCES = dict(ebsw=(EnergyBasedSW, 'slice'), sw=(SlicedWasserstein, 'slice'), dswd=(DistributionalSW, 'squared'), max_sw=(MaxSlicedWasserstein, 'squared'),
                           energy=(EnergyDistance, 'distance'), mmd=(MMD, 'none'), sinkhorn=(SinkhornDivergence, 'squared'))
 DIVERGENCES = 'patch_ebsw', *SAMPLE_DIVERGENCES
 REPRESENTATIONS = 'pixels','patches','features'

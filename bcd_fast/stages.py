@@ -53,7 +53,8 @@ class Stage1:
 def fit_encoder(cfg, train, valid): # settings, (N,C,H,W), (M,C,H,W) uint8 backgrounds
     "The encoder of a configuration, trained."
     e = given(cfg.encoder)
-    if cfg.encoder.name!='autoencoder': del e['patch']
+    others = dict(autoencoder=('views','crop'), deep_autoencoder=('patch','views','crop'), contrastive=('patch',))[cfg.encoder.name]
+    e = {k: v for k, v in e.items() if k not in others} # what belongs to other encoders
     return train_encoder(cfg.encoder.name, train, valid, seed=cfg.seed, bar=draws_bars(cfg), **e)[0]
 
 def fit_stage1(cfg, ds # settings, Dataset

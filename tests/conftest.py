@@ -5,7 +5,7 @@ from PIL import Image
 from bcd_fast.objects import embedded_digits, enlarge
 from bcd_fast.textures import embedded_textures
 
-SHORT = ['encoder.epochs=1', 'encoder.steps=30', 'trainer.epochs=1', 'trainer.steps=10', 'trainer.bs=8', 'masker.width=8', 'cluster.k=3', 'bar=false']
+SHORT = ['encoder.epochs=1', 'encoder.steps=30', 'trainer.epochs=1', 'trainer.steps=10', 'trainer.bs=8', 'model.width=8', 'cluster.k=3', 'bar=false']
 
 
 @pytest.fixture(scope='session')

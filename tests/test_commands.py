@@ -5,7 +5,7 @@ import numpy as np, pytest
 from PIL import Image
 from bcd_fast.runs import METRICS
 
-FILES = {'config.yaml', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model'}
+FILES = {'config.yaml', 'confusion.png', 'stage1', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model'}
 
 
 def one_sentence(done, *parts):
@@ -34,6 +34,12 @@ def test_train_predict_and_cache(train, run, files, tmp_path):
     again = train('trainer.steps=5')
     assert again[0] == 0 and 'found in the cache' in again[1] and 'found in the cache' not in out
 
+    before = json.loads((folder/'metrics.json').read_text())
+    status, out, err = run('bcd_eval', folder)
+    assert status == 0, err
+    scored = json.loads((folder/'eval.json').read_text())
+    assert all(scored[k] == before[k] for k in ('iou', 'ap', 'cluster_nmi', 'settings'))
+
     images = tmp_path/'images'
     images.mkdir()
     for i in range(6): Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64+i)).astype(np.uint8)).save(images/f'{i}.png')
@@ -48,7 +54,7 @@ def test_train_predict_and_cache(train, run, files, tmp_path):
 
 def test_masks_are_not_used_in_training(files, tmp_path):
     "Two trainings, one on data whose masks are nonsense: the same weights."
-    from bcd_fast.configs import compose_config
+    from bcd_fast.experiments import compose_config
     from bcd_fast.datasets import load_dataset
     from bcd_fast.learner import predict_masks
     from bcd_fast.stages import fit_stage1, fit_stage2, stage2_learner
@@ -80,7 +86,9 @@ def test_unreadable_texture_is_listed_and_the_rest_done(train, files, tmp_path):
     (['data.textures=one'], ['1 usable texture', 'at least two']),
     (['cluster.k=500'], ['500 clusters cannot be made of 210']),
     (['trainer.epoch=3'], ['trainer.epoch is no setting', 'Did you mean trainer.epochs?']),
-    (['masker.name=fat'], ['Did you mean fast?'])])
+    (['model=fat'], ['Did you mean fast?']),
+    (['divergence=energi'], ['Did you mean energy?']),
+    (['divergence=energy', 'divergence.n_projections=9'], ['divergence.n_projections means nothing', 'energy'])])
 def test_wrong_input_is_one_sentence(train, files, tmp_path, words, said):
     (tmp_path/'empty').mkdir()
     (tmp_path/'one').mkdir()
@@ -101,3 +109,24 @@ def test_demo_rehearsal(run, tmp_path):
     for name in ('clusters.png', 'masks.png', 'counterfactuals.png'):
         assert str(Path('here')/name) in out and (tmp_path/'here'/name).is_file()
     assert 'remaining' in out and out.strip().splitlines()[-1] == f'metrics.json: {Path("here")/"metrics.json"}'
+
+
+def test_debug_callbacks_and_logger(train, tmp_path):
+    "A few batches only, the best epoch kept, TensorBoard beside the CSV files."
+    status, out, err = train('debug=limit', 'debug.n=2', 'callbacks=early_stopping', 'logger=tensorboard', 'trainer.epochs=2')
+    assert status == 0, err
+    folder = Path(out.strip().splitlines()[-1].removeprefix('metrics.json: ')).parent
+    assert list(folder.glob('**/events.out.tfevents*')) and (folder/'history.csv').is_file()
+
+
+def test_paper_recipe_runs(train):
+    "The paper's method by name, made small: its divergence, its optimiser, its masker."
+    status, out, err = train('recipe=paper', 'divergence.n_projections=20', 'trainer.steps=2', 'trainer.bs=4')
+    assert status == 0, err
+    metrics = json.loads(Path(out.strip().splitlines()[-1].removeprefix('metrics.json: ')).read_text())
+    assert (metrics['recipe'], metrics['model'], metrics['divergence']) == ('paper', 'unet', 'ebsw_on_pixels')
+    assert metrics['assignment_accuracy'] == 1  # the oracle
+
+
+def test_eval_of_something_else(run, tmp_path):
+    one_sentence(run('bcd_eval', tmp_path), 'not the folder of a finished run')
