@@ -1,5 +1,5 @@
 # The lines the README shows, and the two that build the documentation.
-.PHONY: demo test docs readme
+.PHONY: demo test docs readme results
 
 demo:
 	pip install -e . && bcd_demo
@@ -12,3 +12,6 @@ docs:
 
 readme:
 	python scripts/build_readme.py
+
+results:
+	python scripts/make_results.py

@@ -9,21 +9,30 @@ __all__ = ['BCDCallback', 'LossPart', 'PooledIoU', 'EpochLines']
 import time, torch
 from fastai.callback.core import Callback
 from fastai.learner import Metric
+from .compositing import paste_blobs
 
 # %% ../nbs/40_callbacks.ipynb #f910b365
 class BCDCallback(Callback):
     "Turns batches `(x,b,t,z)` into masker and loss inputs and keeps the loss parts of every step."
     order = -5 # before callbacks that change inputs or read predictions
-    def __init__(self, shift:float=.5): # largest shift of the logits in a training step
-        self.shift = shift
+    def __init__(self, shift:float=.5, # largest shift of the logits in a training step
+                 paste:int=0, # backgrounds with pasted blobs in a batch
+                 warm:float=0.): # share of the training in which the divergence grows to its weight
+        self.shift, self.paste, self.warm = shift, paste, warm
     def before_fit(self):
         self.before, self.parts = None, []
+    def after_fit(self): self.loss_func.div_weight = 1.
+    def known(self, b): # (B,C,H,W) -> images whose mask is known, their masks
+        "Counterfactuals of the step before, and pasted blobs."
+        made = [self.before] if self.before is not None else []
+        if self.paste: made.append(paste_blobs(b[torch.arange(self.paste)%len(b)]))
+        return (torch.cat(v) for v in zip(*made)) if made else (b[:0], b[:0,:1])
     def before_batch(self):
         x, b, t, z = (*self.xb, *self.yb)
-        shown, known = b, x.new_zeros(0, 1, *x.shape[-2:])
-        if self.training and self.before is not None:
-            shown, known = torch.cat([b[:len(b)//2], self.before[0]]), self.before[1]
-        self.learn.xb, self.learn.yb = (torch.cat([x, shown]),), (x, b, t, known, z)
+        images, known = self.known(b) if self.training else (b[:0], b[:0,:1])
+        shown = b if self.before is None or not self.training else b[:len(b)//2]
+        if self.training: self.loss_func.div_weight = min(1., self.learn.pct_train/self.warm) if self.warm else 1.
+        self.learn.xb, self.learn.yb = (torch.cat([x, shown, images]),), (x, b, t, known, z)
     def after_pred(self):
         if self.training: self.learn.pred = self.pred+self.shift*(2*torch.rand((), device=self.pred.device)-1)
     def after_loss(self):

@@ -28,7 +28,7 @@ class DataConfig:
 class EncoderConfig:
     "`encoder`: stage 1, what describes a background."
     name: str = 'autoencoder' # a key of `ENCODERS`
-    latent: int = 20 # numbers of a description
+    latent: Optional[int] = None # numbers of a description; 20, or 32 of the contrastive encoder
     patch: int = 4 # autoencoder: side of a patch, pixels
     width: Optional[int] = None # hidden units, or channels of the first layer
     views: Optional[int] = None # contrastive: views of an image in a batch
@@ -82,6 +82,8 @@ class TrainerConfig:
     bg_weight: float = 1. # of the backgrounds' squared masks
     cf_weight: float = 1. # of the squared error on counterfactuals; 0 as in the paper
     shift: float = .5 # largest random shift of the logits
+    paste: int = 0 # backgrounds with pasted blobs in a batch, for small objects
+    warm: float = 0. # share of the training in which the divergence grows to its weight
 
 # %% ../nbs/70_configs.ipynb #2b2bb6b7
 @dataclass

@@ -18,7 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.profiler import profile, record_function
+from torch.profiler import ProfilerActivity, profile, record_function
 from .images import InputError
 from .loggers import ScalarLogger
 
@@ -165,7 +165,7 @@ class ProfileSteps(Callback):
     def begin(self):
         loss, around = self.loss_func, self.ranges.around
         self.hooks = [*around(self.model, 'masker'), *around(loss, 'loss'), *around(loss.divergence, 'divergence')]
-        self.profiler = profile()
+        self.profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])])
         self.profiler.__enter__()
         self.ranges.sync()
         self.begun = time.perf_counter()

@@ -28,9 +28,9 @@ from .optimizers import OPTIMIZERS
 from .representations import DIVERGENCES, REPRESENTATIONS
 
 # %% ../nbs/71_experiments.ipynb #b9e81bfb
-def experiment(data, encoder, k, *, stage=2, sweep=(), **values)->dict:
+def experiment(data, encoder, k, *, stage=2, sweep=(), trainer='default', **values)->dict:
     "An entry of `EXPERIMENTS`: its groups, its clusters, and any other values."
-    return dict(defaults=[{'override /data':data}, {'override /encoder':encoder}], stage=stage, cluster=dict(k=k, sweep=list(sweep)), **values)
+    return dict(defaults=[{'override /data':data}, {'override /encoder':encoder}, {'override /trainer':trainer}], stage=stage, cluster=dict(k=k, sweep=list(sweep)), **values)
 
 EXPERIMENTS = dict(
     demo=experiment('digits', 'autoencoder', 5),
@@ -43,7 +43,7 @@ EXPERIMENTS = dict(
     sss_cl=experiment('shipwrecks', 'contrastive', 2, stage=1, sweep=(*range(2, 11), 15)),
     sss_ae=experiment('shipwrecks', 'deep_autoencoder', 2, stage=1, sweep=(*range(2, 11), 15)),
     synthetic_segmentation=experiment('digits', 'autoencoder', 5),
-    sas_segmentation=experiment('sas', 'contrastive', 5),
+    sas_segmentation=experiment('sas', 'contrastive', 5, trainer='small_objects'),
     sss_segmentation=experiment('shipwrecks', 'contrastive', 2),
     cub_segmentation=experiment('cub', 'contrastive', 15))
 
@@ -76,7 +76,7 @@ RECIPES = dict(
     fast={},
     paper=dict(defaults=[{'override /model':'unet'}, {'override /divergence':'ebsw'}],
                divergence=dict(on='pixels', n_projections=1000, temperature=1., scale='sum', normalise=False),
-               trainer=dict(optimizer='dadapt_adam', lr=1., bg_weight=1., cf_weight=0., shift=.5), cluster=dict(assign='oracle')))
+               trainer=dict(optimizer='dadapt_adam', lr=1., bg_weight=1., cf_weight=0., shift=.5, paste=0, warm=0.), cluster=dict(assign='oracle')))
 VIEWS = dict(encoder=dict(views=5, crop=.8)) # of sonar: random crops only
 RECIPE_OF = dict(sas_cl_paper=VIEWS, sas_segmentation_paper=VIEWS, sss_cl_paper=VIEWS,
                  sss_segmentation_paper=dict(trainer=dict(optimizer='adam', lr=1e-4), cluster=dict(assign='robust'))|VIEWS,
@@ -90,7 +90,7 @@ def named(names, **values)->dict: # choice -> its values
 DEBUGS = 'none','overfit','limit','profiler'
 GROUPS = dict(
     data=named(DATASETS, cub=dict(channels=3)), encoder=named(ENCODERS), cluster=named(CLUSTERINGS), model=named(MASKERS), divergence=named(DIVERGENCES),
-    trainer=dict(default={}, cpu=dict(accelerator='cpu'), gpu=dict(accelerator='gpu'), processes=dict(processes=2)), logger=named(LOGGERS),
+    trainer=dict(default={}, small_objects=dict(paste=32, warm=.5, bg_weight=10., cf_weight=10.), cpu=dict(accelerator='cpu'), gpu=dict(accelerator='gpu'), processes=dict(processes=2)), logger=named(LOGGERS),
     callbacks=dict(none={}, default=dict(keep_best=True), early_stopping=dict(patience=3, keep_best=True), clip=dict(clip=1.)),
     debug=named(DEBUGS), hparams_search=named(('none','optuna')))
 START = dict(data='digits', encoder='autoencoder', cluster='sinkhorn', model='fast', divergence='patch_ebsw', trainer='default', logger='csv',
@@ -145,7 +145,7 @@ CHOICES = {'data.name': DATASETS, 'data.channels': (1,3), 'encoder.name': ENCODE
 AT_LEAST = {'data.size':16, 'data.crop':16, 'data.n_objects':10, 'data.n_backgrounds':10, 'encoder.latent':1, 'encoder.patch':2, 'encoder.width':1,
             'encoder.views':2, 'encoder.epochs':1, 'encoder.steps':1, 'encoder.bs':2, 'cluster.k':2, 'cluster.n_components':1, 'cluster.least':1, 'model.width':4,
             'divergence.n_projections':1, 'divergence.n_filters':1, 'divergence.inner_steps':0, 'trainer.processes':1, 'trainer.epochs':1, 'trainer.steps':1,
-            'trainer.bs':2, 'trainer.bg_weight':0, 'trainer.cf_weight':0, 'trainer.shift':0, 'callbacks.patience':1, 'debug.n':1, 'hparams_search.n_trials':1,
+            'trainer.bs':2, 'trainer.bg_weight':0, 'trainer.cf_weight':0, 'trainer.shift':0, 'trainer.paste':0, 'trainer.warm':0, 'callbacks.patience':1, 'debug.n':1, 'hparams_search.n_trials':1,
             'seed':0, 'data.seed':0}
 ABOVE_ZERO = 'encoder.lr','encoder.crop','trainer.lr','divergence.temperature','divergence.epsilon','callbacks.clip'
 

@@ -55,7 +55,8 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                 width:int=None, # of a masker given by name
                 loss=None, # `BCDLoss()` by default
                 bs:int=48, steps:int=100, # images of each sort in a batch, batches an epoch
-                shift:float=.5, least:int=8, # as for the training loader
+                shift:float=.5, paste:int=0, warm:float=0., # as for `BCDCallback`
+                least:int=8, # images of each sort that a target cluster must have
                 seed:int=0, lr:float=3e-3, wd:float=.01, opt_func=Adam,
                 metrics=None, cbs=None, device=None, **kwargs # of fastai's Learner
                )->BCDLearner:
@@ -68,4 +69,4 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                       TargetClusterLoader(*valid, bs=bs, steps=max(4, steps//10), least=1, masks=has_masks, seed=seed, device=device), device=device)
     metrics = metrics or [LossPart('div'), LossPart('bg'), *([PooledIoU()] if has_masks else [])]
     return BCDLearner(dls, model.to(device), loss_func=loss or BCDLoss(), opt_func=opt_func, lr=lr, wd=wd, metrics=metrics,
-                      cbs=[BCDCallback(shift), *(cbs or [])], **kwargs)
+                      cbs=[BCDCallback(shift, paste, warm), *(cbs or [])], **kwargs)

@@ -20,6 +20,7 @@ class BCDLoss(nn.Module):
         super().__init__()
         self.divergence = divergence or PatchEBSW()
         self.bg_weight, self.cf_weight = bg_weight, cf_weight
+        self.div_weight = 1. # a callback may let it grow from 0
     def forward(self, logits, # (B+Nb+Nc,1,H,W): sources, backgrounds, counterfactuals
                 x, b, t, # (B,C,H,W) sources, backgrounds to move them to, targets
                 known, # (Nc,1,H,W) masks of the counterfactuals, Nc may be 0
@@ -32,7 +33,7 @@ class BCDLoss(nn.Module):
         cf = mean_square(mc-known)
         self.div, self.bg, self.cf = div.detach(), bg.detach(), cf.detach()
         self.mask, self.counterfactual = mx.detach(), xt.detach()
-        return div+self.bg_weight*bg+self.cf_weight*cf
+        return self.div_weight*div+self.bg_weight*bg+self.cf_weight*cf
 
 def mean_square(v): # (n,1,H,W) -> scalar
     "Mean of the squares; 0 of nothing."

@@ -95,12 +95,12 @@ def check_processes(make_learner, n:int, cpu:bool):
     "Raise `InputError` unless `n` processes can train."
     if make_learner.__module__=='__main__' and not hasattr(sys.modules['__main__'], '__file__'):
         raise InputError(f'{make_learner.__name__} was typed into a notebook and no new process can import it: put it into a module.')
-    if n<1: raise InputError(f'{n} processes cannot train: give 1 or more.')
+    if n<2: raise InputError(f'{n} processes cannot share a training: give 2 or more, or fit the learner itself.')
     if not cpu and n>torch.cuda.device_count():
         raise InputError(f'{n} processes need {n} GPUs and this machine has {torch.cuda.device_count()}: ask for fewer, or train on cpu.')
 
 def fit_processes(make_learner, # a function of a module; called in each process, it returns the learner
-                  n:int, # processes
+                  n:int, # processes, 2 or more
                   epochs:int, lr:float, # as for `fit_one_cycle`
                   args:tuple=(), kwargs:dict=None, # of `make_learner`
                   seed:int=0, # of the run: batches and slices

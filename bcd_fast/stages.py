@@ -127,7 +127,7 @@ def stage2_learner(cfg, ds, s1:Stage1, cbs=()):
     t, device = cfg.trainer, find_device(cfg.trainer.accelerator)
     s1.encoder.to(device)
     return bcd_learner(*parts, masker=cfg.model.name, width=cfg.model.width, loss=stage2_loss(cfg, s1), bs=t.bs, steps=t.steps or max(1, len(parts[0][0])//t.bs),
-                       shift=t.shift, seed=cfg.seed, lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer), least=cfg.cluster.least,
+                       shift=t.shift, paste=t.paste, warm=t.warm, seed=cfg.seed, lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer), least=cfg.cluster.least,
                        device=device, cbs=list(cbs))
 
 def fit_stage2(cfg, learn)->float: # seconds
