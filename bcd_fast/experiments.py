@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'SIZES', 'RECIPES', 'VIEWS', 'RECIPE_OF', 'DEBUGS', 'GROUPS', 'START', 'WHOLE', 'CHOICES', 'AT_LEAST',
-           'ABOVE_ZERO', 'experiment', 'budget', 'stage1_epochs', 'stage2_epochs', 'named', 'register', 'nearest',
-           'check_word', 'ors', 'check_overrides', 'check_config', 'compose_config']
+           'ABOVE_ZERO', 'experiment', 'budget', 'stage1_epochs', 'stage2_epochs', 'named', 'register', 'check_word',
+           'ors', 'check_overrides', 'check_config', 'compose_config']
 
 # %% ../nbs/71_experiments.ipynb #ea920252
-import difflib
 from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +20,7 @@ from .configs import Config, known_keys
 from .contrastive import ENCODERS
 from .datasets import DATASETS
 from .divergences import SCALES
-from .images import InputError
+from .images import InputError, nearest
 from .loggers import LOGGERS
 from .maskers import MASKERS
 from .optimizers import OPTIMIZERS
@@ -114,11 +113,6 @@ def register():
 register()
 
 # %% ../nbs/71_experiments.ipynb #e43f7f96
-def nearest(word, choices)->str:
-    "' Did you mean X?' for the most similar choice, or the list of choices."
-    near = difflib.get_close_matches(str(word), choices, 1, .5)
-    return f' Did you mean {near[0]}?' if near else f' Choose one of {", ".join(map(str, choices))}.'
-
 def check_word(word:str): # of the command line
     "Raise `InputError` unless `word` is `key=value` with a known key and, for a group, a known choice."
     try: o = OverridesParser.create().parse_override(word)

@@ -8,8 +8,7 @@ __all__ = ['MASKERS', 'Masker', 'conv_bn', 'UNet', 'FastUNet', 'make_masker', 'c
 # %% ../nbs/21_maskers.ipynb #78db9e76
 import torch
 import torch.nn as nn, torch.nn.functional as F
-from difflib import get_close_matches
-from .images import InputError
+from .images import InputError, check_choice
 
 # %% ../nbs/21_maskers.ipynb #af038c79
 class Masker(nn.Module):
@@ -85,9 +84,7 @@ def make_masker(name:str='fast', # one of `MASKERS`
                 channels:int=1 # of the images
                )->Masker:
     "A masker with fresh weights. Raises `InputError` for unknown names and impossible widths."
-    if name not in MASKERS:
-        near = get_close_matches(str(name), MASKERS, 1)
-        raise InputError(f'{name} is no masker: {f"did you mean {near[0]}? C" if near else "c"}hoose one of {", ".join(MASKERS)}.')
+    check_choice('model', name, MASKERS)
     if width is not None and width<4: raise InputError(f'A masker of width {width} is too narrow: choose at least 4.')
     return MASKERS[name](channels) if width is None else MASKERS[name](channels, width)
 

@@ -11,7 +11,7 @@ from fastai.optimizer import Adam, OptimWrapper
 from functools import partial
 from prodigyopt import Prodigy
 from typing import Callable, NamedTuple
-from .images import InputError
+from .images import check_choice
 
 # %% ../nbs/38_optimizers.ipynb #9f08d581
 class Optimizer(NamedTuple):
@@ -26,5 +26,5 @@ OPTIMIZERS = dict(adam=Optimizer(Adam, 3e-3, True), dadapt_adam=Optimizer(partia
 def make_opt_func(name:str # one of `OPTIMIZERS`
                  )->Callable: # for fastai's Learner
     "The `opt_func` of a name. Raises `InputError` for an unknown one."
-    if name not in OPTIMIZERS: raise InputError(f'trainer.optimizer={name} does not exist: choose one of {", ".join(OPTIMIZERS)}.')
+    check_choice('trainer.optimizer', name, OPTIMIZERS)
     return OPTIMIZERS[name].make

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_DIVERGENCES', 'DIVERGENCES', 'REPRESENTATIONS', 'some_rows', 'Pixels', 'Patches', 'Features', 'spread', 'On',
-           'check_choice', 'known_settings', 'build', 'make_divergence']
+           'known_settings', 'build', 'make_divergence']
 
 # %% ../nbs/35_representations.ipynb #2bfd14e1
 import inspect, torch, torch.nn as nn, torch.nn.functional as F
-from difflib import get_close_matches
 from .divergences import EnergyBasedSW, SlicedWasserstein
-from .images import InputError
+from .images import InputError, check_choice
 from .kernels import MMD, EnergyDistance, SinkhornDivergence
 from .patches import PatchEBSW
 from .projections import DistributionalSW, MaxSlicedWasserstein
@@ -71,12 +70,6 @@ SAMPLE_DIVERGENCES = dict(ebsw=(EnergyBasedSW, 'slice'), sw=(SlicedWasserstein, 
                           energy=(EnergyDistance, 'distance'), mmd=(MMD, 'none'), sinkhorn=(SinkhornDivergence, 'squared'))
 DIVERGENCES = 'patch_ebsw', *SAMPLE_DIVERGENCES
 REPRESENTATIONS = 'pixels','patches','features'
-
-def check_choice(what:str, value, choices): # setting, its value, possible values
-    "Raise `InputError` with the nearest choice."
-    if value in choices: return
-    near = get_close_matches(str(value), choices, 1, .5)
-    raise InputError(f'{what}={value} does not exist: {f"did you mean {near[0]}?" if near else "choose one of "+", ".join(choices)+"."}')
 
 def known_settings(kind)->list: # a class -> names of its arguments
     "What a divergence can be told."
