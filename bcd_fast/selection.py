@@ -54,7 +54,7 @@ def sweep_figure(table:pd.DataFrame # of `sweep_clusters`
     "Mean and spread (standard deviation over seeds) of each score against the number of clusters."
     by = table.groupby('k')[['stability','silhouette','nmi']]
     mean, spread = by.mean().dropna(axis=1, how='all'), by.std().fillna(0)
-    fig, ax = plt.subplots(figsize=(5,3))
+    fig, ax = plt.subplots(figsize=(5,3), layout="constrained")
     for c in mean:
         ax.plot(mean.index, mean[c], marker='o', ms=3, label=c)
         ax.fill_between(mean.index, mean[c]-spread[c], mean[c]+spread[c], alpha=.2)

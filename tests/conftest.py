@@ -35,4 +35,4 @@ def run(tmp_path):
 def train(run, files):
     "`bcd_fast.train` on the small MNIST folder, with more words."
     return lambda *words: run('bcd_fast.train', 'experiment=synthetic_segmentation', 'data.name=mnist', f'data.path={files/"mnist"}',
-                              f'data.textures={files/"textures"}', *SHORT, *words)
+                              f'data.textures={files/"textures"}', 'data.n_objects=300', 'data.n_backgrounds=300', *SHORT, *words)
