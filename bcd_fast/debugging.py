@@ -149,17 +149,16 @@ class ProfileSteps(Callback):
         self.steps += 1
         if self.steps==1: self.begin()
         elif self.profiler and self.steps==self.n+1: self.end()
-        if self.profiler: self.ranges.enter('loading')
-    def before_batch(self):
-        if self.profiler: self.ranges.leave('loading')
-    def before_backward(self):
-        if self.profiler: self.ranges.enter('backward')
-    def after_backward(self):
-        if self.profiler: self.ranges.leave('backward')
-    def before_step(self):
-        if self.profiler: self.ranges.enter('optimiser')
-    def after_step(self):
-        if self.profiler: self.ranges.leave('optimiser')
+        self.enter('loading')
+    def enter(self, name):
+        if self.profiler: self.ranges.enter(name)
+    def leave(self, name):
+        if self.profiler: self.ranges.leave(name)
+    def before_batch(self): self.leave('loading')
+    def before_backward(self): self.enter('backward')
+    def after_backward(self): self.leave('backward')
+    def before_step(self): self.enter('optimiser')
+    def after_step(self): self.leave('optimiser')
     def after_train(self): # fewer steps than asked for
         if self.profiler: self.ranges.leave('loading'); self.end()
     def begin(self):
