@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABEL_FREE', 'CALLBACKS', 'PARTS_OF_STEP', 'DEBUGS', 'save_weights', 'load_weights', 'check_monitor', 'KeepBest',
-           'early_stopping', 'make_callbacks', 'OverfitOneBatch', 'FewBatches', 'Ranges', 'shares', 'ProfileSteps',
-           'profile_steps', 'make_debug']
+           'early_stopping', 'make_callbacks', 'OverfitOneBatch', 'FewBatches', 'Ranges', 'shares', 'write_profile',
+           'ProfileSteps', 'profile_steps', 'make_debug']
 
 # %% ../nbs/43_debugging.ipynb #29e3748b
 import copy, fastai.callback.progress, math, numpy as np, pandas as pd, time, torch
@@ -135,6 +135,12 @@ def shares(events, total:float # the profiler's averages; seconds from the first
     return pd.DataFrame(dict(part=list(rows), seconds=list(rows.values()))).assign(share=lambda d: d.seconds/total)
 
 # %% ../nbs/43_debugging.ipynb #d09d7a99
+def write_profile(file, n:int, table, events): # path, steps, of `shares`, the profiler's averages
+    "Write shares and the thirty dearest operators as text."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'{n} steps\n\n{table.round(3).to_string(index=False)}\n\n{events.table(sort_by="self_cpu_time_total", row_limit=30)}\n')
+
+# %% ../nbs/43_debugging.ipynb #a4f50d10
 class ProfileSteps(Callback):
     "Profiles training steps 2 to `n`+1 of a fit and writes a table to `file`; the training itself goes on."
     order = 100 # after callbacks that change a step
@@ -150,10 +156,8 @@ class ProfileSteps(Callback):
         if self.steps==1: self.begin()
         elif self.profiler and self.steps==self.n+1: self.end()
         self.enter('loading')
-    def enter(self, name):
-        if self.profiler: self.ranges.enter(name)
-    def leave(self, name):
-        if self.profiler: self.ranges.leave(name)
+    def enter(self, name): self.profiler and self.ranges.enter(name)
+    def leave(self, name): self.profiler and self.ranges.leave(name)
     def before_batch(self): self.leave('loading')
     def before_backward(self): self.enter('backward')
     def after_backward(self): self.leave('backward')
@@ -174,9 +178,7 @@ class ProfileSteps(Callback):
         for h in self.hooks: h.remove()
         events, self.profiler = self.profiler.key_averages(), None
         self.shares = shares(events, total)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(f'{min(self.steps-1, self.n)} steps\n\n{self.shares.round(3).to_string(index=False)}\n\n'
-                             f'{events.table(sort_by="self_cpu_time_total", row_limit=30)}\n')
+        write_profile(self.file, min(self.steps-1, self.n), self.shares, events)
 
 # %% ../nbs/43_debugging.ipynb #8240a493
 def profile_steps(learn, # a learner that has not been trained, or whose optimiser may be forgotten
