@@ -21,7 +21,6 @@ class BCDCallback(Callback):
         self.shift, self.paste, self.warm = shift, paste, warm
     def before_fit(self):
         self.before, self.parts = None, []
-    def after_fit(self): self.loss_func.div_weight = 1.
     def known(self, b): # (B,C,H,W) -> images whose mask is known, their masks
         "Counterfactuals of the step before, and pasted blobs."
         made = [self.before] if self.before is not None else []
@@ -31,7 +30,8 @@ class BCDCallback(Callback):
         x, b, t, z = (*self.xb, *self.yb)
         images, known = self.known(b) if self.training else (b[:0], b[:0,:1])
         shown = b if self.before is None or not self.training else b[:len(b)//2]
-        if self.training: self.loss_func.div_weight = min(1., self.learn.pct_train/self.warm) if self.warm else 1.
+        growing = self.training and self.warm # validation always counts the whole divergence
+        self.loss_func.div_weight = min(1., self.learn.pct_train/self.warm) if growing else 1.
         self.learn.xb, self.learn.yb = (torch.cat([x, shown, images]),), (x, b, t, known, z)
     def after_pred(self):
         if self.training: self.learn.pred = self.pred+self.shift*(2*torch.rand((), device=self.pred.device)-1)
