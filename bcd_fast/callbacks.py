@@ -17,7 +17,7 @@ class BCDCallback(Callback):
     order = -5 # before callbacks that change inputs or read predictions
     def __init__(self, shift:float=.5, # largest shift of the logits in a training step
                  paste:int=0, # backgrounds with pasted blobs in a batch
-                 warm:float=0.): # share of the training in which the divergence grows to its weight
+                 warm:float=0.): # share of the training without sources: blobs and backgrounds only
         self.shift, self.paste, self.warm = shift, paste, warm
     def before_fit(self):
         self.before, self.parts = None, []
@@ -30,8 +30,8 @@ class BCDCallback(Callback):
         x, b, t, z = (*self.xb, *self.yb)
         images, known = self.known(b) if self.training else (b[:0], b[:0,:1])
         shown = b if self.before is None or not self.training else b[:len(b)//2]
-        growing = self.training and self.warm # validation always counts the whole divergence
-        self.loss_func.div_weight = min(1., self.learn.pct_train/self.warm) if growing else 1.
+        if self.training and self.learn.pct_train<self.warm: x, b, t = x[:0], b[:0], t[:0] # validation always sees sources
+        self.loss_func.train(self.training) # random levels in training only
         self.learn.xb, self.learn.yb = (torch.cat([x, shown, images]),), (x, b, t, known, z)
     def after_pred(self):
         if self.training: self.learn.pred = self.pred+self.shift*(2*torch.rand((), device=self.pred.device)-1)
@@ -39,7 +39,7 @@ class BCDCallback(Callback):
         if not self.training: return
         loss, half = self.loss_func, len(self.yb[1])//2
         self.parts.append(torch.stack([loss.div, loss.bg, loss.cf]))
-        if loss.cf_weight: self.before = loss.counterfactual[:half], loss.mask[:half]
+        if loss.cf_weight and half: self.before = loss.counterfactual[:half], loss.used[:half]
 
 # %% ../nbs/40_callbacks.ipynb #258cd814
 class LossPart(Metric):

@@ -27,7 +27,7 @@ def bcd_train()->int:
     return main()
 
 # %% ../nbs/77_cli.ipynb #94f5f04f
-QUICK = 'data.n_objects=1500','data.n_backgrounds=1000','encoder.epochs=1','trainer.epochs=2','trainer.steps=30','trainer.bs=24'
+QUICK = 'data.n_objects=600','data.n_backgrounds=600','encoder.epochs=1','encoder.steps=40','trainer.epochs=2','trainer.steps=10','trainer.bs=16'
 
 def bcd_demo(words=None)->int: # words of the command line -> exit status
     "Masks of objects that nobody outlined, in minutes."

@@ -83,7 +83,8 @@ class TrainerConfig:
     cf_weight: float = 1. # of the squared error on counterfactuals; 0 as in the paper
     shift: float = .5 # largest random shift of the logits
     paste: int = 0 # backgrounds with pasted blobs in a batch, for small objects
-    warm: float = 0. # share of the training in which the divergence grows to its weight
+    warm: float = 0. # share of the training without sources: blobs and backgrounds only
+    levels: float = 0. # temperature of random level sets that composites are made with; 0 takes the mask itself
 
 # %% ../nbs/70_configs.ipynb #2b2bb6b7
 @dataclass

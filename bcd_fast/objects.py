@@ -11,7 +11,6 @@ import gzip, numpy as np, tempfile, torch
 import torch.nn.functional as F
 from pathlib import Path
 from sklearn.datasets import load_digits
-from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 from .images import BackgroundImages, Dataset, InputError, ObjectImages
 from .textures import embedded_textures, random_crops
 
@@ -54,6 +53,7 @@ def read_idx(path # an idx file, gzipped or not
             )->np.ndarray: # (N,h,w) uint8
     "The images of one idx file. Raises `InputError` when it is not one."
     try:
+        from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor # here: torchvision takes seconds to import
         raw = gzip.decompress(Path(path).read_bytes()) if Path(path).suffix=='.gz' else Path(path).read_bytes()
         with tempfile.TemporaryDirectory() as d: # torchvision reads plain files only
             (plain := Path(d)/'idx').write_bytes(raw)

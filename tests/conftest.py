@@ -1,11 +1,14 @@
 """Small data in the real formats, made anew for every session of tests."""
-import gzip, os, struct, subprocess, sys
+import gzip, os, struct, subprocess, sys, warnings
+from types import SimpleNamespace
+os.environ['MPLBACKEND'] = 'Agg' # before matplotlib is imported; new processes inherit it
 import numpy as np, pytest
 from PIL import Image
+from bcd_fast import cli
 from bcd_fast.objects import embedded_digits, enlarge
 from bcd_fast.textures import embedded_textures
 
-SHORT = ['encoder.epochs=1', 'encoder.steps=30', 'trainer.epochs=1', 'trainer.steps=10', 'trainer.bs=8', 'model.width=8', 'cluster.k=3', 'bar=false']
+SHORT = ['encoder.epochs=1', 'encoder.steps=10', 'trainer.epochs=1', 'trainer.steps=10', 'trainer.bs=8', 'model.width=4', 'cluster.k=3', 'bar=false']
 
 
 @pytest.fixture(scope='session')
@@ -20,19 +23,59 @@ def files(tmp_path_factory):
     return top
 
 
+def start(words, folder):
+    "A module or an installed command in a process of its own: exit status, standard output, standard error."
+    first = [sys.executable, '-m', words[0]] if words[0].startswith('bcd_fast.') else [os.path.join(os.path.dirname(sys.executable), words[0])]
+    done = subprocess.run([*first, *map(str, words[1:])], cwd=folder, env=dict(os.environ, PYTHONWARNINGS='ignore'), capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.fixture
 def run(tmp_path):
-    "Runs a module or an installed command in an empty folder: exit status, standard output, standard error."
-    def call(*words):
-        env = dict(os.environ, MPLBACKEND='Agg', PYTHONWARNINGS='ignore')
-        start = [sys.executable, '-m', *words] if words[0].startswith('bcd_fast.') else [os.path.join(os.path.dirname(sys.executable), words[0]), *words[1:]]
-        done = subprocess.run([str(w) for w in start], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
-        return done.returncode, done.stdout, done.stderr
-    return call
+    "`start` in an empty folder, or in another one."
+    return lambda *words, folder=tmp_path: start(words, folder)
 
 
 @pytest.fixture
-def train(run, files):
-    "`bcd_fast.train` on the small MNIST folder, with more words."
-    return lambda *words: run('bcd_fast.train', 'experiment=synthetic_segmentation', 'data.name=mnist', f'data.path={files/"mnist"}',
-                              f'data.textures={files/"textures"}', 'data.n_objects=300', 'data.n_backgrounds=300', *SHORT, *words)
+def call(tmp_path, monkeypatch, capsys):
+    "As `run`, but the command's function within this process, which has imported everything already."
+    def calls(*words, folder=tmp_path):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, 'argv', [str(w) for w in words])
+        capsys.readouterr() # nothing of an earlier call
+        with warnings.catch_warnings(): # the commands set how warnings are shown
+            warnings.simplefilter('ignore')
+            try: status = getattr(cli, words[0])()
+            except SystemExit as e: status = e.code
+        return (status or 0, *capsys.readouterr())
+    return calls
+
+
+@pytest.fixture(scope='session')
+def settings(files):
+    "Words for a short run on the small MNIST folder."
+    return ['experiment=synthetic_segmentation', 'data.name=mnist', f'data.path={files/"mnist"}', f'data.textures={files/"textures"}',
+            'data.n_objects=300', 'data.n_backgrounds=300', *SHORT]
+
+
+@pytest.fixture(scope='session')
+def trained(settings, tmp_path_factory):
+    "What `python -m bcd_fast.train` did and wrote in an empty folder, `top`; made once."
+    top = tmp_path_factory.mktemp('trained')
+    status, out, err = start(['bcd_fast.train', *settings], top)
+    assert status == 0, err
+    folder = top/folder_of(out)
+    return SimpleNamespace(top=top, out=out, folder=folder, files={p.name for p in folder.iterdir()})
+
+
+@pytest.fixture
+def train(call, settings):
+    "`bcd_train` with `settings` and more words."
+    return lambda *words, **kwargs: call('bcd_train', *settings, *words, **kwargs)
+
+
+def folder_of(out):
+    "The folder of a run, from the last line it printed."
+    last = out.strip().splitlines()[-1]
+    assert last.startswith('metrics.json: ')
+    return os.path.dirname(last.removeprefix('metrics.json: '))

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from bcd_fast.runs import METRICS
+from conftest import SHORT, folder_of
 
 FILES = {'config.yaml', 'confusion.png', 'stage1', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model'}
 
@@ -18,33 +19,33 @@ def one_sentence(done, *parts):
     for part in parts: assert part in lines[0]
 
 
-def test_train_predict_and_cache(train, run, files, tmp_path):
-    status, out, err = train()
-    assert status == 0, err
-    last = out.strip().splitlines()[-1]
-    assert last.startswith('metrics.json: ')
-    folder = Path(last.removeprefix('metrics.json: ')).parent
-    assert folder.parent.parent.resolve() == (tmp_path/'runs').resolve() and folder.parent.name == 'synthetic_segmentation'
-    assert {p.name for p in folder.iterdir()} == FILES
-    metrics = json.loads((folder/'metrics.json').read_text())
+def test_train(trained):
+    assert trained.folder.parent.parent.resolve() == (trained.top/'runs').resolve() and trained.folder.parent.name == 'synthetic_segmentation'
+    assert trained.files == FILES
+    metrics = json.loads((trained.folder/'metrics.json').read_text())
     assert tuple(metrics) == METRICS
     assert (metrics['experiment'], metrics['data'], metrics['k'], metrics['n_train'], metrics['n_test']) == ('synthetic_segmentation', 'mnist', 3, 210, 30)
     assert all(0 <= metrics[k] <= 1 for k in ('iou', 'dice', 'ap', 'auroc', 'iou_per_image', 'cluster_nmi', 'assignment_accuracy'))
 
-    again = train('trainer.steps=5')
-    assert again[0] == 0 and 'found in the cache' in again[1] and 'found in the cache' not in out
 
-    before = json.loads((folder/'metrics.json').read_text())
-    status, out, err = run('bcd_eval', folder)
+def test_cache(trained, train):
+    again = train('trainer.steps=2', folder=trained.top)
+    assert again[0] == 0 and 'found in the cache' in again[1] and 'found in the cache' not in trained.out
+
+
+def test_eval(trained, run):
+    status, out, err = run('bcd_eval', trained.folder)
     assert status == 0, err
-    scored = json.loads((folder/'eval.json').read_text())
+    before, scored = (json.loads((trained.folder/f).read_text()) for f in ('metrics.json', 'eval.json'))
     assert all(scored[k] == before[k] for k in ('iou', 'ap', 'cluster_nmi', 'settings'))
 
+
+def test_predict(trained, run, tmp_path):
     images = tmp_path/'images'
     images.mkdir()
     for i in range(6): Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64+i)).astype(np.uint8)).save(images/f'{i}.png')
     (images/'broken.png').write_bytes(b'broken')
-    status, out, err = run('bcd_predict', folder/'model', images, '--out', tmp_path/'masks')
+    status, out, err = run('bcd_predict', trained.folder/'model', images, '--out', tmp_path/'masks')
     assert status == 2 and 'broken.png cannot be read' in err and 'Traceback' not in err
     assert sorted(p.name for p in (tmp_path/'masks').iterdir()) == [f'{i}.png' for i in range(6)]
     for i in range(6):
@@ -58,7 +59,6 @@ def test_masks_are_not_used_in_training(files, tmp_path):
     from bcd_fast.datasets import load_dataset
     from bcd_fast.learner import predict_masks
     from bcd_fast.stages import fit_stage1, fit_stage2, stage2_learner
-    from conftest import SHORT
     cfg, out = compose_config([*SHORT, f'cache={tmp_path}']), []
     for nonsense in (False, True):
         ds = load_dataset(n_objects=200, n_backgrounds=200)
@@ -76,7 +76,7 @@ def test_unreadable_texture_is_listed_and_the_rest_done(train, files, tmp_path):
     (tmp_path/'textures/bad.png').write_bytes(b'not a picture')
     status, out, err = train(f'data.textures={tmp_path/"textures"}')
     assert status == 2 and 'bad.png cannot be read' in err and 'Traceback' not in err
-    assert Path(out.strip().splitlines()[-1].removeprefix('metrics.json: ')).is_file()
+    assert (tmp_path/folder_of(out)/'metrics.json').is_file()
 
 
 @pytest.mark.parametrize('words, said', [
@@ -115,18 +115,18 @@ def test_debug_callbacks_and_logger(train, tmp_path):
     "A few batches only, the best epoch kept, TensorBoard beside the CSV files."
     status, out, err = train('debug=limit', 'debug.n=2', 'callbacks=early_stopping', 'logger=tensorboard', 'trainer.epochs=2')
     assert status == 0, err
-    folder = Path(out.strip().splitlines()[-1].removeprefix('metrics.json: ')).parent
+    folder = tmp_path/folder_of(out)
     assert list(folder.glob('**/events.out.tfevents*')) and (folder/'history.csv').is_file()
 
 
-def test_paper_recipe_runs(train):
+def test_paper_recipe_runs(train, tmp_path):
     "The paper's method by name, made small: its divergence, its optimiser, its masker."
     status, out, err = train('recipe=paper', 'divergence.n_projections=20', 'trainer.steps=2', 'trainer.bs=4')
     assert status == 0, err
-    metrics = json.loads(Path(out.strip().splitlines()[-1].removeprefix('metrics.json: ')).read_text())
+    metrics = json.loads((tmp_path/folder_of(out)/'metrics.json').read_text())
     assert (metrics['recipe'], metrics['model'], metrics['divergence']) == ('paper', 'unet', 'ebsw_on_pixels')
     assert metrics['assignment_accuracy'] == 1  # the oracle
 
 
-def test_eval_of_something_else(run, tmp_path):
-    one_sentence(run('bcd_eval', tmp_path), 'not the folder of a finished run')
+def test_eval_of_something_else(call, tmp_path):
+    one_sentence(call('bcd_eval', tmp_path), 'not the folder of a finished run')

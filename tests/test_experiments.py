@@ -4,8 +4,8 @@ import pytest
 from bcd_fast.experiments import EXPERIMENTS, compose_config
 from bcd_fast.runs import METRICS, run_experiment
 
-TINY = ['data.n_objects=240', 'data.n_backgrounds=240', 'encoder.epochs=1', 'encoder.steps=6', 'encoder.bs=16', 'trainer.epochs=1', 'trainer.steps=3',
-        'trainer.bs=6', 'model.width=4', 'cluster.k=2', 'cluster.least=2', 'bar=false']
+TINY = ['data.n_objects=120', 'data.n_backgrounds=120', 'encoder.epochs=1', 'encoder.steps=2', 'encoder.bs=16', 'trainer.epochs=1', 'trainer.steps=2',
+        'trainer.bs=4', 'model.width=4', 'cluster.k=2', 'cluster.least=2', 'bar=false']
 
 
 @pytest.mark.parametrize('name', [e for e in EXPERIMENTS if e != 'folder'])
@@ -22,8 +22,14 @@ def test_experiment(name, tmp_path):
     assert 'stand-in' in metrics['source'] or 'scikit' in metrics['source']
 
 
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    "One stage 1 for all divergences."
+    return tmp_path_factory.mktemp('cache')
+
+
 @pytest.mark.parametrize('name, on', [('energy', 'patches'), ('mmd', 'features'), ('sinkhorn', 'patches'), ('dswd', 'patches'), ('max_sw', 'features'), ('ebsw', 'pixels')])
-def test_divergence(name, on, tmp_path):
-    cfg = compose_config(['experiment=demo', f'divergence={name}', f'divergence.on={on}', *TINY, f'cache={tmp_path}/cache'])
+def test_divergence(name, on, tmp_path, cache):
+    cfg = compose_config(['experiment=demo', f'divergence={name}', f'divergence.on={on}', *TINY, f'cache={cache}'])
     metrics, _ = run_experiment(cfg, 'demo', tmp_path/'run', say=lambda s: None)
     assert metrics['divergence'] == f'{name}_on_{on}' and 0 <= metrics['iou'] <= 1
