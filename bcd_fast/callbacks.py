@@ -9,7 +9,7 @@ __all__ = ['BCDCallback', 'LossPart', 'PooledIoU', 'EpochLines']
 import time, torch
 from fastai.callback.core import Callback
 from fastai.learner import Metric
-from .compositing import paste_blobs
+from .compositing import composite, move, paste_blobs
 
 # %% ../nbs/40_callbacks.ipynb #f910b365
 class BCDCallback(Callback):
@@ -17,19 +17,28 @@ class BCDCallback(Callback):
     order = -5 # before callbacks that change inputs or read predictions
     def __init__(self, shift:float=.5, # largest shift of the logits in a training step
                  paste:int=0, # backgrounds with pasted blobs in a batch
-                 warm:float=0.): # share of the training without sources: blobs and backgrounds only
-        self.shift, self.paste, self.warm = shift, paste, warm
+                 warm:float=0., # share of the training without sources: blobs and backgrounds only
+                 areas:tuple=(.002,.7), # share of an image that a mask covers, for a counterfactual to be learned from
+                 memory:int=4): # batches of backgrounds that blobs and counterfactuals are set on
+        self.shift, self.paste, self.warm, self.areas, self.memory = shift, paste, warm, areas, memory
     def before_fit(self):
-        self.before, self.parts = None, []
+        self.before, self.parts, self.pool = None, [], None
+    def remember(self, b): # (B,C,H,W)
+        "Keep the backgrounds of the last batches: those of one batch are all of one cluster."
+        self.pool = (b if self.pool is None else torch.cat([b, self.pool]))[:self.memory*len(b)]
+    def some(self, n:int): # -> (n,C,H,W)
+        "Random backgrounds of the last batches."
+        return self.pool[torch.randint(len(self.pool), (n,), device=self.pool.device)]
     def known(self, b): # (B,C,H,W) -> images whose mask is known, their masks
         "Counterfactuals of the step before, and pasted blobs."
         made = [self.before] if self.before is not None else []
-        if self.paste: made.append(paste_blobs(b[torch.arange(self.paste)%len(b)]))
+        if self.paste: made.append(paste_blobs(self.some(self.paste)))
         return (torch.cat(v) for v in zip(*made)) if made else (b[:0], b[:0,:1])
     def before_batch(self):
         x, b, t, z = (*self.xb, *self.yb)
+        if self.training: self.remember(b)
         images, known = self.known(b) if self.training else (b[:0], b[:0,:1])
-        shown = b if self.before is None or not self.training else b[:len(b)//2]
+        shown = self.some(len(b)//2 if len(known) else len(b)) if self.training else b
         if self.training and self.learn.pct_train<self.warm: x, b, t = x[:0], b[:0], t[:0] # validation always sees sources
         self.loss_func.train(self.training) # random levels in training only
         self.learn.xb, self.learn.yb = (torch.cat([x, shown, images]),), (x, b, t, known, z)
@@ -37,14 +46,24 @@ class BCDCallback(Callback):
         if self.training: self.learn.pred = self.pred+self.shift*(2*torch.rand((), device=self.pred.device)-1)
     def after_loss(self):
         if not self.training: return
-        loss, half = self.loss_func, len(self.yb[1])//2
-        self.parts.append(torch.stack([loss.div, loss.bg, loss.cf]))
-        if loss.cf_weight and half: self.before = loss.counterfactual[:half], loss.used[:half]
+        loss = self.loss_func
+        self.parts.append(torch.stack([loss.div, loss.bg, loss.cf, loss.obj]))
+        if loss.cf_weight: self.before = self.again(self.yb[0], loss.used, bool(loss.levels))
+    def again(self, x, m, binary:bool): # (B,C,H,W), (B,1,H,W) -> None, or images whose mask is known, their masks
+        "Half of the sources, moved, on other backgrounds, by their masks; those with too small or too large a mask stay out."
+        x, m = x[:len(x)//2], m[:len(x)//2]
+        if binary: m = (m>.5).to(m.dtype)
+        low, high = self.areas
+        area = m.mean((1,2,3))
+        x, m = (v[(low<area)&(area<high)] for v in (x, m))
+        if not len(x): return
+        x, m = move(x, m)
+        return composite(x, self.some(len(x)), m), m
 
 # %% ../nbs/40_callbacks.ipynb #258cd814
 class LossPart(Metric):
     "Mean of a part of `BCDLoss` over the validation batches."
-    def __init__(self, part): self.part = part # 'div', 'bg' or 'cf'
+    def __init__(self, part): self.part = part # 'div', 'bg', 'cf' or 'obj'
     def reset(self): self.values = []
     def accumulate(self, learn): self.values.append(getattr(learn.loss_func, self.part))
     @property

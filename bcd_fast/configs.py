@@ -79,12 +79,14 @@ class TrainerConfig:
     epochs: int = 10
     steps: Optional[int] = 100 # batches an epoch; null for as many as there are object images
     bs: int = 48 # sources, backgrounds and targets in a batch
-    bg_weight: float = 1. # of the backgrounds' squared masks
-    cf_weight: float = 1. # of the squared error on counterfactuals; 0 as in the paper
+    bg_weight: float = 10. # of the backgrounds' squared masks
+    cf_weight: float = 30. # of the squared error on counterfactuals; 0 as in the paper
+    obj_weight: float = 3. # of the squared misses of the surest pixels of object images; 0 as in the paper
+    obj_share: float = .01 # of an image's pixels that count as the surest
     shift: float = .5 # largest random shift of the logits
-    paste: int = 0 # backgrounds with pasted blobs in a batch, for small objects
-    warm: float = 0. # share of the training without sources: blobs and backgrounds only
-    levels: float = 0. # temperature of random level sets that composites are made with; 0 takes the mask itself
+    paste: int = 32 # backgrounds with pasted blobs in a batch
+    warm: float = .1 # share of the training without sources: blobs and backgrounds only
+    levels: float = .3 # temperature of random level sets that composites are made with; 0 takes the mask itself
 
 # %% ../nbs/70_configs.ipynb #2b2bb6b7
 @dataclass

@@ -57,7 +57,7 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                 bs:int=48, steps:int=100, # images of each sort in a batch, batches an epoch
                 shift:float=.5, paste:int=0, warm:float=0., # as for `BCDCallback`
                 least:int=8, # images of each sort that a target cluster must have
-                seed:int=0, lr:float=3e-3, wd:float=.01, opt_func=Adam,
+                seed:int=0, lr:float=6e-3, wd:float=.01, opt_func=Adam,
                 metrics=None, cbs=None, device=None, **kwargs # of fastai's Learner
                )->BCDLearner:
     "A learner ready to `fit_one_cycle`. Seeds weights, batches and slices."

@@ -23,7 +23,7 @@ def optional(module:str, # dotted name
         raise InputError(f"{module} is not installed (or does not import: {e}): type pip install 'bcd_fast[{extra}]'.") from e
 
 # %% ../nbs/42_loggers.ipynb #80f01c74
-LOSS_PARTS = 'div','bg','cf'
+LOSS_PARTS = 'div','bg','cf','obj'
 
 class ScalarLogger(Callback):
     "Collects numbers and hands them to `write(kind, at, values)`, where `kind` is 'step' or 'epoch'."

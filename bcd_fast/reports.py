@@ -6,7 +6,8 @@
 __all__ = ['COLUMNS', 'about_data', 'show_data', 'find_run', 'run_once', 'picture', 'table_of', 'results_table']
 
 # %% ../nbs/78_reports.ipynb #87733059
-import io, numpy as np, pandas as pd, time
+import io, numpy as np, pandas as pd
+from datetime import datetime
 from IPython.display import Image as Picture
 from matplotlib.figure import Figure
 from pathlib import Path
@@ -54,7 +55,7 @@ def run_once(words, # of the command line, with experiment=NAME
     cfg = compose_config([*words, f'out={out}', f'cache={out}/stage1', 'bar=false'])
     name = next(w.split('=')[1] for w in words if w.startswith('experiment='))
     if found := find_run(cfg, name): return found
-    folder = Path(out)/name/f'{time.strftime("%Y-%m-%d_%H-%M-%S")}_seed{cfg.seed}'
+    folder = Path(out)/name/f'{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_seed{cfg.seed}'
     run_experiment(cfg, name, folder, say=lambda s: None)
     return folder
 

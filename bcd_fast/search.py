@@ -128,7 +128,7 @@ def search(objective:Callable, # (settings, report) -> loss; may call report(epo
     return dict(settings=study.best_params, loss=study.best_value, trial=study.best_trial.number)
 
 # %% ../nbs/75_search.ipynb #7ed0f64b
-SPACE = {'trainer.lr': ('float', 3e-4, 1e-2, 'log'), 'trainer.bg_weight': ('float', .1, 3., 'log'), 'trainer.cf_weight': ('float', 0., 2.)}
+SPACE = {'trainer.lr': ('float', 3e-4, 1e-2, 'log'), 'trainer.bg_weight': ('float', 1., 100., 'log'), 'trainer.cf_weight': ('float', 3., 300., 'log')}
 TEMPERED = 'patch_ebsw','ebsw'
 
 def search_settings(cfg, folder, # settings of a run, folder for the search

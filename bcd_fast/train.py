@@ -56,7 +56,7 @@ def task(cfg):
     except InputError as e: status = fail(e)
     if status: sys.exit(status)
 
-HYDRA = {'hydra.run.dir': '${out}/${hydra:runtime.choices.experiment}/${now:%Y-%m-%d_%H-%M-%S}',
+HYDRA = {'hydra.run.dir': '${out}/${hydra:runtime.choices.experiment}/${now:%Y-%m-%d_%H-%M-%S-%f}',
          'hydra.sweep.dir': '${out}/${hydra:runtime.choices.experiment}', 'hydra.sweep.subdir': '${now:%Y-%m-%d_%H-%M-%S}_${hydra:job.num}',
          'hydra.output_subdir': 'null', 'hydra/job_logging': 'disabled', 'hydra/hydra_logging': 'disabled'}
 
