@@ -187,11 +187,13 @@ def simulate_site(site:int, image:int, seed:int, kinds:tuple, rows:int, cols:int
     return Scene(f'SITE{site}_{image:02d}', f'SITE{site}', a[None], s.wreck[None], valid[None]), s.seafloor
 
 def simulated_shipwrecks(n_objects:int=600, n_backgrounds:int=600, # crops in all
-                         sites:int=6, images:int=2, # sites, a third of them for the test; images of each
+                         sites:int=None, # a third of them for the test; 6 to 18 by default, one for each 125 crops with a wreck
+                         images:int=2, # of each site
                          kinds:tuple=('sand','ripples'), # seafloors
                          rows:int=384, cols:int=640, crop:int=128, size:int=64, seed:int=42
                         )->Dataset:
     "The form of AI4Shipwrecks from the side-scan simulator, with known seafloors."
+    sites = sites or min(18, max(6, n_objects//125)) # crops of few wrecks teach those wrecks alone
     n_test = max(1, sites//3)
     places = [(s, i) for s in range(sites) for i in range(images)]
     train = [s for s, _ in places if s<sites-n_test]
