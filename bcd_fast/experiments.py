@@ -55,7 +55,7 @@ def stage1_epochs(bs, epochs)->dict: return dict(bs=bs, epochs=epochs, steps=100
 def stage2_epochs(bs, epochs)->dict: return dict(bs=bs, epochs=epochs, steps=None)
 
 SIZES = dict(
-    small=dict(demo=budget(5000, 4000, trainer=dict(epochs=6)), folder=budget(),
+    small=dict(demo=budget(4000, 3000, trainer=dict(epochs=4, bs=32)), folder=budget(),
                autoencoder=budget(1500, 3000), texture_cl=budget(1500, 3000), cl=budget(1500, 3000),
                sas_cl=budget(1500, 3000), sas_autoencoder=budget(1500, 3000), sss_cl=budget(1500, 3000), sss_ae=budget(1500, 3000),
                synthetic_segmentation=budget(4000, 3000, trainer=dict(epochs=5, bs=32)), sas_segmentation=budget(4000, 3000, trainer=dict(epochs=5, bs=32)),

@@ -21,7 +21,7 @@ RESULTS = {name: [f'experiment={name}'] for name in (
     'synthetic_segmentation', 'sas_segmentation', 'sss_segmentation', 'cub_segmentation')}
 RESULTS['synthetic_segmentation_dsprites'] = ['experiment=synthetic_segmentation', 'data=dsprites', 'trainer=small_objects']
 NEED_FILES = {
-    'synthetic_segmentation_mnist': ['experiment=synthetic_segmentation', 'data=mnist', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.bs=48', 'trainer.epochs=8'],
+    'synthetic_segmentation_mnist': ['experiment=synthetic_segmentation', 'data=mnist', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=6'],
     'synthetic_segmentation_dsprites_brodatz': ['experiment=synthetic_segmentation', 'data=dsprites', 'trainer=small_objects', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=6'],
     'sas_segmentation_transects': ['experiment=sas_segmentation', 'data=seafloor', 'encoder=autoencoder']}
 
