@@ -9,6 +9,7 @@ __all__ = ['check_shapes', 'composite', 'random_blobs', 'paste_blobs', 'move']
 import torch
 import torch.nn.functional as F
 from .images import InputError
+from .slices import sorted_rows
 
 # %% ../nbs/20_compositing.ipynb #c5be6f99
 def check_shapes(x, b, m): # as for `composite`
@@ -39,8 +40,8 @@ def random_blobs(n:int, size, # (H,W)
     knots = int(torch.randint(3, 8, ()))
     noise = F.interpolate(torch.randn(n, 1, knots, knots, device=device), size=tuple(size), mode='bicubic', align_corners=False).flatten(1)
     cover = least+(most-least)*torch.rand(n, 1, device=device)**2
-    rank = noise.argsort(1).argsort(1)+1
-    return (rank > (1-cover)*noise.shape[1]).view(n, 1, *size)
+    last = ((1-cover)*noise.shape[1]).long().clamp(1)-1 # place of the largest value outside
+    return (noise > sorted_rows(noise).gather(1, last)).view(n, 1, *size)
 
 def paste_blobs(b # (N,C,H,W) in [0,1], backgrounds
                )->tuple: # (N,C,H,W) images, (N,1,H,W) masks in {0,1}

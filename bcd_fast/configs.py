@@ -86,6 +86,7 @@ class TrainerConfig:
     shift: float = .5 # largest random shift of the logits
     paste: int = 32 # backgrounds with pasted blobs in a batch
     warm: float = .1 # share of the training without sources: blobs and backgrounds only
+    precision: str = 'auto' # of the numbers between the masker's layers: auto, float32, bfloat16
     levels: float = .3 # temperature of random level sets that composites are made with; 0 takes the mask itself
 
 # %% ../nbs/70_configs.ipynb #2b2bb6b7
@@ -130,6 +131,7 @@ class Config:
     hparams_search: SearchConfig = field(default_factory=SearchConfig)
     size: str = 'small' # small: minutes on two cores; paper: the counts, batches and epochs of the paper
     recipe: str = 'fast' # fast: ours; paper: the method of the paper
+    supervised: bool = False # train on true masks, for a bound; the method never does
     stage: int = 2 # 1 stops after the background clusters
     threshold: float = .5 # a pixel is object where its mask is above this
     seed: int = 0 # of weights, batches and slices

@@ -22,7 +22,7 @@ from .datasets import DATASETS
 from .divergences import SCALES
 from .images import InputError, nearest
 from .loggers import LOGGERS
-from .maskers import MASKERS
+from .maskers import MASKERS, PRECISIONS
 from .optimizers import OPTIMIZERS
 from .representations import DIVERGENCES, REPRESENTATIONS
 
@@ -134,7 +134,7 @@ def check_overrides(words): # of the command line
 # %% ../nbs/71_experiments.ipynb #93a6a4d5
 CHOICES = {'data.name': DATASETS, 'data.channels': (1,3), 'encoder.name': ENCODERS, 'cluster.name': CLUSTERINGS, 'cluster.assign': ASSIGN,
            'model.name': MASKERS, 'divergence.name': DIVERGENCES, 'divergence.on': (None, *REPRESENTATIONS), 'divergence.scale': (None, *SCALES),
-           'trainer.accelerator': ('auto','cpu','gpu'), 'trainer.optimizer': OPTIMIZERS, 'logger.name': LOGGERS, 'debug.name': DEBUGS,
+           'trainer.accelerator': ('auto','cpu','gpu'), 'trainer.optimizer': OPTIMIZERS, 'trainer.precision': PRECISIONS, 'logger.name': LOGGERS, 'debug.name': DEBUGS,
            'hparams_search.name': GROUPS['hparams_search'], 'size': SIZES, 'recipe': RECIPES, 'stage': (1,2)}
 AT_LEAST = {'data.size':16, 'data.crop':16, 'data.n_objects':10, 'data.n_backgrounds':10, 'encoder.latent':1, 'encoder.patch':2, 'encoder.width':1,
             'encoder.views':2, 'encoder.epochs':1, 'encoder.steps':1, 'encoder.bs':2, 'cluster.k':2, 'cluster.n_components':1, 'cluster.least':1, 'model.width':4,

@@ -16,9 +16,9 @@ from fastai.torch_core import default_device, set_seed
 from .batches import TargetClusterLoader
 from .callbacks import BCDCallback, LossPart, PooledIoU
 from .figures import mask_grid
-from .images import to_unit
+from .images import InputError, to_unit
 from .losses import BCDLoss
-from .maskers import make_masker
+from .maskers import make_masker, set_precision
 
 # %% ../nbs/41_learner.ipynb #f1553bd4
 @torch.no_grad()
@@ -57,15 +57,18 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                 bs:int=48, steps:int=100, # images of each sort in a batch, batches an epoch
                 shift:float=.5, paste:int=0, warm:float=0., # as for `BCDCallback`
                 least:int=8, # images of each sort that a target cluster must have
+                precision:str='auto', # one of `PRECISIONS`, between the layers of a masker given by name
+                supervised:bool=False, # show the loss the true masks of the training part: for a bound only
                 seed:int=0, lr:float=6e-3, wd:float=.01, opt_func=Adam,
                 metrics=None, cbs=None, device=None, **kwargs # of fastai's Learner
                )->BCDLearner:
-    "A learner ready to `fit_one_cycle`. Seeds weights, batches and slices."
+    "A learner ready to `fit_one_cycle`. Seeds weights, batches and slices. Raises `InputError` when a bound is wanted without true masks."
+    if supervised and train[0].masks is None: raise InputError('supervised=true needs true masks, and these images have none.')
     set_seed(seed)
     device = device or default_device()
-    model = make_masker(masker, width, train[0].images.shape[1]) if isinstance(masker, str) else masker
+    model = set_precision(make_masker(masker, width, train[0].images.shape[1]), precision, device) if isinstance(masker, str) else masker
     has_masks = valid[0].masks is not None
-    dls = DataLoaders(TargetClusterLoader(*train, bs=bs, steps=steps, least=least, device=device),
+    dls = DataLoaders(TargetClusterLoader(*train, bs=bs, steps=steps, least=least, masks=supervised, device=device),
                       TargetClusterLoader(*valid, bs=bs, steps=max(4, steps//10), least=1, masks=has_masks, seed=seed, device=device), device=device)
     metrics = metrics or [LossPart('div'), LossPart('bg'), *([PooledIoU()] if has_masks else [])]
     return BCDLearner(dls, model.to(device), loss_func=loss or BCDLoss(), opt_func=opt_func, lr=lr, wd=wd, metrics=metrics,

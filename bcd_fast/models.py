@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from . import __version__
 from .images import InputError
-from .maskers import make_masker
+from .maskers import make_masker, set_precision
 
 # %% ../nbs/60_models.ipynb #1bcff8d7
 FORMAT = 'bcd_fast model 1'
@@ -55,4 +55,4 @@ def load_model(folder)->tuple: # masker in evaluation mode, contents of model.js
     try: model.load_state_dict(load_file(str(path)))
     except (OSError, SafetensorError) as e: raise InputError(f'{path} cannot be read ({e}).') from e
     except RuntimeError as e: raise InputError(f'{path} does not hold the weights of {about["masker"]}.') from e
-    return model.eval(), about
+    return set_precision(model.eval()), about

@@ -16,7 +16,7 @@ from .evaluation import EVALUATED, REPORTED, evaluate_masker, report_stage1
 from .experiments import check_config
 from .figures import loss_curves, save_figure
 from .images import InputError
-from .maskers import count_parameters
+from .maskers import count_parameters, set_precision
 from .models import load_model, save_model
 from .stages import load_data, load_stage1, run_stage1, save_stage1, stage1_key, train_masker
 
@@ -39,7 +39,7 @@ def platform_text()->str:
     return f'{platform.system()} {platform.machine()}, {cpu_name()}, {torch.get_num_threads()} threads{gpu}, Python {platform.python_version()}'
 
 # %% ../nbs/74_runs.ipynb #0ae250b5
-METRICS = ('experiment','settings','data','source','size','recipe','encoder','model','divergence','seed','n_train','n_test','k', *REPORTED, *EVALUATED, 'threshold',
+METRICS = ('experiment','settings','data','source','size','recipe','encoder','model','divergence','supervised','seed','n_train','n_test','k', *REPORTED, *EVALUATED, 'threshold',
            'seconds_stage1','seconds_stage2','train_images_per_second','parameters','peak_rss_mb','version','torch','platform')
 
 def make_folder(folder)->Path:
@@ -66,7 +66,7 @@ def settings_metrics(cfg, name:str, ds)->dict:
     chosen = {g: cfg[g].name for g in ('encoder','model','divergence')}
     on = cfg.divergence.on and f'_on_{cfg.divergence.on}'
     return dict.fromkeys(METRICS) | chosen | dict(experiment=name, settings=settings_hash(cfg), data=cfg.data.name, source=ds.source, size=cfg.size, recipe=cfg.recipe,
-        divergence=cfg.divergence.name+(on or ''), seed=cfg.seed, k=cfg.cluster.k, n_train=len(ds.part('train')[0]), n_test=len(ds.part('test')[0]),
+        divergence=cfg.divergence.name+(on or ''), supervised=cfg.supervised, seed=cfg.seed, k=cfg.cluster.k, n_train=len(ds.part('train')[0]), n_test=len(ds.part('test')[0]),
         threshold=cfg.threshold, version=__version__, torch=torch.__version__, platform=platform_text())
 
 def write_json(path, values:dict)->None:
@@ -122,7 +122,7 @@ def evaluate_run(folder)->dict: # the metrics, also in eval.json
     if s1.report['key']!=stage1_key(cfg, ds): raise InputError(f'{folder}: the data or the version have changed since the run, so its scores cannot be made again; run the experiment anew.')
     before = json.loads((folder/'metrics.json').read_text())
     metrics = before | report_stage1(cfg, ds, s1, folder)
-    if cfg.stage==2: metrics |= evaluate_masker(cfg, ds, s1, load_model(folder/'model')[0], folder)
+    if cfg.stage==2: metrics |= evaluate_masker(cfg, ds, s1, set_precision(load_model(folder/'model')[0], cfg.trainer.precision), folder)
     metrics |= dict(torch=torch.__version__, platform=platform_text(), peak_rss_mb=peak_rss_mb())
     write_json(folder/'eval.json', metrics)
     return metrics

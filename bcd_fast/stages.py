@@ -26,7 +26,7 @@ from .encoders import describe, local_descriptors
 from .images import PARTS, Dataset, InputError
 from .learner import bcd_learner
 from .loggers import make_logger
-from .losses import BCDLoss
+from .losses import BCDLoss, SupervisedLoss
 from .processes import fit_processes
 from .optimizers import OPTIMIZERS, make_opt_func
 from .representations import make_divergence
@@ -117,17 +117,19 @@ def find_device(accelerator:str # auto, cpu, gpu
 
 def stage2_loss(cfg, s1:Stage1)->BCDLoss:
     "The loss of a configuration; features come from the encoder of stage 1."
+    if cfg.supervised: return SupervisedLoss()
     d, t = cfg.divergence, cfg.trainer
     features = (lambda x: local_descriptors(s1.encoder, x)) if d.on=='features' else None
     return BCDLoss(make_divergence(d.name, features=features, **given(d)), t.bg_weight, t.cf_weight, t.levels, t.obj_weight, t.obj_share)
 
 def stage2_learner(cfg, ds, s1:Stage1, cbs=()):
-    "The learner of stage 2, ready to fit. True masks go to the validation loader alone."
+    "The learner of stage 2, ready to fit. True masks go to the validation loader alone, unless a supervised bound is wanted."
     parts = [(*ds.part(n), s1.assigned[f'{n}_objects'], s1.assigned[f'{n}_backgrounds']) for n in ('train','valid')]
     t, device = cfg.trainer, find_device(cfg.trainer.accelerator)
     s1.encoder.to(device)
+    extra = dict(shift=0.) if cfg.supervised else dict(shift=t.shift, paste=t.paste, warm=t.warm)
     return bcd_learner(*parts, masker=cfg.model.name, width=cfg.model.width, loss=stage2_loss(cfg, s1), bs=t.bs, steps=t.steps or max(1, len(parts[0][0])//t.bs),
-                       shift=t.shift, paste=t.paste, warm=t.warm, seed=cfg.seed, lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer), least=cfg.cluster.least,
+                       precision=t.precision, supervised=cfg.supervised, **extra, seed=cfg.seed, lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer), least=cfg.cluster.least,
                        device=device, cbs=list(cbs))
 
 def fit_stage2(cfg, learn)->float: # seconds
