@@ -89,6 +89,7 @@ def assign_clusters(how:str, # one of `ASSIGN`
                     objects, # ObjectImages
                     seed:int=0)->np.ndarray: # (M,)
     "The background cluster of each object image. Raises `InputError` when the oracle has no labels to read."
+    if not np.any(clusters): return np.zeros(len(objects), dtype=np.int64) # a single cluster
     if how=='robust': return assign_robust(encoder, backgrounds.images, clusters, objects.images, seed=seed)
     if how=='naive': return km.predict(describe(encoder, objects.images))
     if how!='oracle': raise InputError(f'{how} is no way to assign clusters: choose one of {", ".join(ASSIGN)}.')

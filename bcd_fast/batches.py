@@ -17,7 +17,7 @@ def usable_clusters(obj_clusters, bg_clusters, # (M,), (N,) integers
     "The clusters that can be targets. Warns of those left out; raises `InputError` when none is left."
     k = max(obj_clusters.max(), bg_clusters.max())+1
     n_obj, n_bg = np.bincount(obj_clusters, minlength=k), np.bincount(bg_clusters, minlength=k)
-    ok = (n_obj>=least) & (n_bg>=least) & (n_obj<len(obj_clusters))
+    ok = (n_obj>=least) & (n_bg>=least) & ((n_obj<len(obj_clusters)) | (k==1))
     said = '; '.join(f'cluster {i}: {n_bg[i]} backgrounds, {n_obj[i]} object images' for i in np.flatnonzero(~ok))
     if not ok.any(): raise InputError(f'no background cluster can be a target ({said}): each needs {least} of both, and object images '
         'on other backgrounds. Set a smaller cluster.k or give more images.')
@@ -36,7 +36,7 @@ class TargetClusterLoader(DataLoader):
         self.objects, self.backgrounds, self.steps, self.masks, self.seed = objects, backgrounds, steps, masks, seed
         self.targets = usable_clusters(obj_clusters, bg_clusters, least)
         where = lambda hit: np.flatnonzero(hit)
-        self.pools = {k: (where(obj_clusters!=k), where(bg_clusters==k), where(obj_clusters==k)) for k in self.targets}
+        self.pools = {k: (where((obj_clusters!=k) | (obj_clusters==k).all()), where(bg_clusters==k), where(obj_clusters==k)) for k in self.targets}
     def __len__(self): return self.steps
     def order(self, rng): # -> (steps,)
         "Target clusters of an epoch: random rounds through all of them."

@@ -22,6 +22,8 @@ class DataConfig:
     size: int = 64 # side of all images, pixels, a multiple of 4
     crop: int = 128 # shipwrecks: side of the crops that are resized to `size`, pixels
     channels: int = 1 # folder: 1 gray, 3 colour
+    object_scale: float = 1. # digits, mnist, fashion_mnist: size of the object image, share of the side
+    noise: float = 0. # share of the background images for training that show an object, for studies
     seed: int = 0 # of pasting and cropping
 
 @dataclass
@@ -42,7 +44,7 @@ class EncoderConfig:
 class ClusterConfig:
     "`cluster`: stage 1, background clusters and the assignment of object images."
     name: str = 'sinkhorn' # a key of `CLUSTERINGS`
-    k: int = 10 # number of clusters
+    k: int = 10 # number of clusters; 1 leaves the condition out, for comparison
     sweep: List[int] = field(default_factory=list) # other numbers to try, for a report
     assign: str = 'robust' # robust, naive, oracle (reads known labels; for comparison)
     n_components: int = 16 # dimensions of the whitened latents
@@ -53,7 +55,7 @@ class ClusterConfig:
 class ModelConfig:
     "`model`: the network that makes masks."
     name: str = 'fast' # a key of `MASKERS`
-    width: Optional[int] = None # channels of the first layer; 16 (fast) or 64 (unet) by default
+    width: Optional[int] = None # channels of the first layer; 8 (small), 16 (fast), 32 (large) or 64 (unet) by default
 
 @dataclass
 class DivergenceConfig:
@@ -79,6 +81,7 @@ class TrainerConfig:
     epochs: int = 10
     steps: Optional[int] = 100 # batches an epoch; null for as many as there are object images
     bs: int = 48 # sources, backgrounds and targets in a batch
+    div_weight: float = 1. # of the divergence
     bg_weight: float = 10. # of the backgrounds' squared masks
     cf_weight: float = 30. # of the squared error on counterfactuals; 0 as in the paper
     obj_weight: float = 3. # of the squared misses of the surest pixels of object images; 0 as in the paper

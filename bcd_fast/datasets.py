@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['PER_IMAGE', 'DATASETS', 'texture_images', 'idx_on_textures', 'shapes_on_textures', 'shapes_on_sas',
-           'shapes_on_seafloor', 'shipwrecks', 'load_dataset']
+           'shapes_on_seafloor', 'shipwrecks', 'load_dataset', 'mislabel']
 
 # %% ../nbs/09_datasets.ipynb #6c16dc04
+import numpy as np
+from dataclasses import replace
 from functools import partial
 from .birds import photos_dataset, read_cub
 from .downloads import how_to_get
@@ -25,11 +27,11 @@ def texture_images(textures)->tuple: # dict of (H,W) uint8, messages, a word for
     tex, bad = read_textures(textures)
     return tex, bad, f'{len(tex)} textures from files'
 
-def idx_on_textures(name, path, textures, n_objects, n_backgrounds, size, seed)->Dataset:
+def idx_on_textures(name, path, textures, n_objects, n_backgrounds, size, seed, scale)->Dataset:
     "Digits or clothes on textures. Raises `InputError` when their files are missing."
     if name!='digits' and not path: raise InputError(f'data={name} needs data.path; {how_to_get(name)}')
     (tex, bad, ground), objects = texture_images(textures), embedded_digits() if name=='digits' else read_idx_folder(path)
-    ds = objects_on_textures(objects, tex, n_objects, n_backgrounds, size, seed, name, bad)
+    ds = objects_on_textures(objects, tex, n_objects, n_backgrounds, size, seed, name, bad, scale)
     ds.source = f"{'handwritten digits of scikit-learn' if name=='digits' else f'{name} from files'} on {ground}"
     return ds
 
@@ -70,16 +72,31 @@ def load_dataset(name:str='digits', # one of `DATASETS`
                  n_objects:int=None, n_backgrounds:int=None, size:int=64,
                  crop:int=128, # side of the crops of `shipwrecks` before they are resized
                  channels:int=1, # of `folder`
-                 seed:int=0 # of choosing, pasting and cropping
+                 seed:int=0, # of choosing, pasting and cropping
+                 object_scale:float=1. # of `digits`, `mnist`, `fashion_mnist`
                 )->Dataset:
     "Make or read a data set. Raises `InputError` when a path is missing or wrong."
     if name not in DATASETS: raise InputError(f'{name} is no data set: choose one of {", ".join(DATASETS)}.')
     counts = dict(n_objects=n_objects, n_backgrounds=n_backgrounds, size=size, seed=seed)
     if name=='folder' and not path: raise InputError('data=folder needs data.path=FOLDER with objects/ and backgrounds/.')
+    if object_scale!=1 and name not in ('digits','mnist','fashion_mnist'): raise InputError(f'data.object_scale means nothing to data={name}: leave it at 1.')
     if name=='folder': return read_folder(path, size, channels)
     if name=='dsprites': return shapes_on_textures(path, textures, **counts)
     if name=='sas': return shapes_on_sas(path, **counts)
     if name=='seafloor': return shapes_on_seafloor(path, **counts)
     if name=='shipwrecks': return shipwrecks(path, crop, **counts)
     if name=='cub': return read_cub(path, size, limit=n_objects, seed=seed) if path else photos_dataset(**counts)
-    return idx_on_textures(name, path, textures, **counts)
+    return idx_on_textures(name, path, textures, **counts, scale=object_scale)
+
+# %% ../nbs/09_datasets.ipynb #fa25d361
+def mislabel(ds:Dataset, share:float, # of the background images
+             seed:int=0)->Dataset:
+    "The data set with object images among the backgrounds of training and validation."
+    rng, obj, bg = np.random.default_rng(seed), ds.objects, ds.backgrounds
+    images, labels = bg.images.copy(), None if bg.labels is None else bg.labels.copy()
+    for part in ('train','valid'):
+        bad = rng.permutation(ds.indices('backgrounds')[part])[:round(share*len(ds.indices('backgrounds')[part]))]
+        src = rng.choice(ds.indices()[part], len(bad))
+        images[bad] = obj.images[src][...,::-1]
+        if labels is not None: labels[bad] = obj.labels[src]
+    return replace(ds, backgrounds=replace(bg, images=images, labels=labels))

@@ -55,11 +55,11 @@ def stage1_epochs(bs, epochs)->dict: return dict(bs=bs, epochs=epochs, steps=100
 def stage2_epochs(bs, epochs)->dict: return dict(bs=bs, epochs=epochs, steps=None)
 
 SIZES = dict(
-    small=dict(demo=budget(4000, 3000, trainer=dict(epochs=4, bs=32)), folder=budget(),
+    small=dict(demo=budget(4000, 3000, trainer=dict(epochs=6, bs=32)), folder=budget(),
                autoencoder=budget(1500, 3000), texture_cl=budget(1500, 3000), cl=budget(1500, 3000),
                sas_cl=budget(1500, 3000), sas_autoencoder=budget(1500, 3000), sss_cl=budget(1500, 3000), sss_ae=budget(1500, 3000),
-               synthetic_segmentation=budget(4000, 3000, trainer=dict(epochs=5, bs=32)), sas_segmentation=budget(4000, 3000, trainer=dict(epochs=5, bs=32)),
-               sss_segmentation=budget(2500, 2500, trainer=dict(epochs=5, bs=32)), cub_segmentation=budget(4000, 4000, trainer=dict(epochs=5, bs=32))),
+               synthetic_segmentation=budget(4000, 3000, trainer=dict(epochs=10, bs=32)), sas_segmentation=budget(4000, 3000, trainer=dict(epochs=10, bs=32)),
+               sss_segmentation=budget(2500, 2500, trainer=dict(epochs=10, bs=32)), cub_segmentation=budget(4000, 4000, trainer=dict(epochs=10, bs=32))),
     paper=dict(demo=budget(70000, 70000, trainer=stage2_epochs(400, 20)), folder=budget(trainer=stage2_epochs(400, 20)),
                autoencoder=budget(70000, 70000, stage1_epochs(700, 200)), texture_cl=budget(70000, 70000, stage1_epochs(100, 200)),
                cl=budget(encoder=stage1_epochs(32, 200)), sas_cl=budget(70000, encoder=stage1_epochs(100, 200)),
@@ -137,9 +137,9 @@ CHOICES = {'data.name': DATASETS, 'data.channels': (1,3), 'encoder.name': ENCODE
            'trainer.accelerator': ('auto','cpu','gpu'), 'trainer.optimizer': OPTIMIZERS, 'trainer.precision': PRECISIONS, 'logger.name': LOGGERS, 'debug.name': DEBUGS,
            'hparams_search.name': GROUPS['hparams_search'], 'size': SIZES, 'recipe': RECIPES, 'stage': (1,2)}
 AT_LEAST = {'data.size':16, 'data.crop':16, 'data.n_objects':10, 'data.n_backgrounds':10, 'encoder.latent':1, 'encoder.patch':2, 'encoder.width':1,
-            'encoder.views':2, 'encoder.epochs':1, 'encoder.steps':1, 'encoder.bs':2, 'cluster.k':2, 'cluster.n_components':1, 'cluster.least':1, 'model.width':4,
+            'encoder.views':2, 'encoder.epochs':1, 'encoder.steps':1, 'encoder.bs':2, 'cluster.k':1, 'cluster.n_components':1, 'cluster.least':1, 'model.width':4,
             'divergence.n_projections':1, 'divergence.n_filters':1, 'divergence.inner_steps':0, 'trainer.processes':1, 'trainer.epochs':1, 'trainer.steps':1,
-            'trainer.bs':2, 'trainer.bg_weight':0, 'trainer.cf_weight':0, 'trainer.obj_weight':0, 'trainer.shift':0, 'trainer.paste':0, 'trainer.warm':0, 'trainer.levels':0, 'callbacks.patience':1, 'debug.n':1, 'hparams_search.n_trials':1,
+            'trainer.bs':2, 'trainer.div_weight':0, 'trainer.bg_weight':0, 'trainer.cf_weight':0, 'trainer.obj_weight':0, 'trainer.shift':0, 'trainer.paste':0, 'trainer.warm':0, 'trainer.levels':0, 'callbacks.patience':1, 'debug.n':1, 'hparams_search.n_trials':1,
             'seed':0, 'data.seed':0}
 ABOVE_ZERO = 'encoder.lr','encoder.crop','trainer.lr','trainer.obj_share','divergence.temperature','divergence.epsilon','callbacks.clip'
 
@@ -155,6 +155,8 @@ def check_config(cfg): # composed settings
         if get(key) is not None and not get(key)>0: raise no(key, ': it must be above 0.')
     if min([2, *cfg.cluster.sweep])<2: raise no('cluster.sweep', ': each number must be at least 2.')
     if cfg.data.size%cfg.encoder.patch: raise no('data.size', f': it must be a multiple of encoder.patch={cfg.encoder.patch}.')
+    if not 0<=cfg.data.noise<=.5: raise no('data.noise', ': it must lie from 0 to .5.')
+    if not 0<cfg.data.object_scale<=1: raise no('data.object_scale', ': it must be above 0 and at most 1.')
     if not 0<cfg.threshold<1: raise no('threshold', ': it must lie between 0 and 1.')
     return cfg
 

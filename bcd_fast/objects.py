@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IDX_FILES', 'enlarge', 'otsu_thresholds', 'otsu_masks', 'embedded_digits', 'read_idx', 'read_idx_folder',
-           'paste_objects', 'objects_on_textures']
+           'paste_objects', 'place', 'objects_on_textures']
 
 # %% ../nbs/02_objects.ipynb #14282739
 import gzip, numpy as np, tempfile, torch
@@ -83,19 +83,34 @@ def paste_objects(objects:np.ndarray, # (N,h,w) uint8
     return np.where(masks, objects, backgrounds)
 
 # %% ../nbs/02_objects.ipynb #a910b99b
+def place(objects:np.ndarray, # (N,h,w) uint8, bright on dark
+          size:int=64, # side of the new images
+          scale:float=1., # side of an object, share of `size`
+          seed=0)->np.ndarray: # (N,size,size) uint8
+    "Objects enlarged, or made small and set anywhere."
+    small = enlarge(objects, max(4, round(scale*size)))
+    n, s = small.shape[:2]
+    if s==size: return small
+    out, rows, cols = np.zeros((n, size, size), np.uint8), np.arange(s)[None,:,None], np.arange(s)[None,None]
+    top, left = np.random.default_rng(seed).integers(0, size-s+1, (2, n, 1, 1))
+    out[np.arange(n)[:,None,None], top+rows, left+cols] = small
+    return out
+
+# %% ../nbs/02_objects.ipynb #9ac3299a
 def objects_on_textures(objects:np.ndarray, # (N,h,w) uint8, bright on dark
                         textures:dict, # name -> (H,W) uint8
                         n_objects:int=None, # object images to make; all objects once by default
                         n_backgrounds:int=None, # background images to cut; as many by default
                         size:int=64, # side of all images
-                        seed:int=0, name:str='digits', unreadable=()
+                        seed:int=0, name:str='digits', unreadable=(),
+                        scale:float=1. # of the objects, as for `place`
                        )->Dataset:
     "Enlarge, outline, paste and split."
     n = n_objects or len(objects)
     which = np.arange(n)%len(objects)
-    fg = enlarge(objects, size)
+    s_obj, s_bg, s_place = np.random.SeedSequence(seed).spawn(3)
+    fg = place(objects, size, scale, s_place)
     masks, fg = otsu_masks(fg)[which], fg[which]
-    s_obj, s_bg = np.random.SeedSequence(seed).spawn(2)
     under, labels = random_crops(list(textures.values()), n, size, s_obj)
     alone, alone_labels = random_crops(list(textures.values()), n_backgrounds or n, size, s_bg)
     obj = ObjectImages(paste_objects(fg, masks, under)[:,None], labels, which, masks=masks[:,None])

@@ -12,6 +12,7 @@ import hashlib, json, pandas as pd, platform, shutil, sys, torch
 from omegaconf import OmegaConf
 from pathlib import Path
 from . import __version__
+from .configs import Config
 from .evaluation import EVALUATED, REPORTED, evaluate_masker, report_stage1
 from .experiments import check_config
 from .figures import loss_curves, save_figure
@@ -49,11 +50,12 @@ def make_folder(folder)->Path:
     return Path(folder)
 
 NOT_SETTINGS = 'out','cache','bar' # where results go, how progress is shown
-OF_STAGE2 = 'model','divergence','trainer','logger','callbacks','debug','hparams_search','threshold'
+OF_STAGE2 = 'supervised','model','divergence','trainer','logger','callbacks','debug','hparams_search','threshold'
 
 def settings_of(cfg)->dict: # composed settings, or the text of config.yaml
     "The settings that make a run what it is, as plain values."
-    plain = OmegaConf.to_container(cfg if OmegaConf.is_config(cfg) else OmegaConf.create(cfg))
+    given = cfg if OmegaConf.is_config(cfg) else OmegaConf.create(cfg)
+    plain = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(Config))), given)) # settings newer than the file have their default
     no_matter = (*NOT_SETTINGS, *(OF_STAGE2 if plain.get('stage')==1 else ()))
     return {k: v for k, v in plain.items() if k not in no_matter}
 

@@ -20,7 +20,7 @@ from .callbacks import EpochLines
 from .clusters import check_number, load_clusters, make_clusters, save_clusters
 from .configs import given
 from .contrastive import make_encoder, train_encoder
-from .datasets import load_dataset
+from .datasets import load_dataset, mislabel
 from .debugging import make_callbacks, make_debug
 from .encoders import describe, local_descriptors
 from .images import PARTS, Dataset, InputError
@@ -35,7 +35,8 @@ from .representations import make_divergence
 def load_data(cfg)->Dataset: # composed settings
     "The data set that the settings name."
     d = cfg.data
-    return load_dataset(d.name, d.path, d.textures, d.n_objects, d.n_backgrounds, d.size, d.crop, d.channels, d.seed)
+    ds = load_dataset(d.name, d.path, d.textures, d.n_objects, d.n_backgrounds, d.size, d.crop, d.channels, d.seed, d.object_scale)
+    return mislabel(ds, d.noise, d.seed) if d.noise else ds
 
 # %% ../nbs/72_stages.ipynb #c417669e
 def draws_bars(cfg)->bool:
@@ -120,7 +121,7 @@ def stage2_loss(cfg, s1:Stage1)->BCDLoss:
     if cfg.supervised: return SupervisedLoss()
     d, t = cfg.divergence, cfg.trainer
     features = (lambda x: local_descriptors(s1.encoder, x)) if d.on=='features' else None
-    return BCDLoss(make_divergence(d.name, features=features, **given(d)), t.bg_weight, t.cf_weight, t.levels, t.obj_weight, t.obj_share)
+    return BCDLoss(make_divergence(d.name, features=features, **given(d)), t.bg_weight, t.cf_weight, t.levels, t.obj_weight, t.obj_share, t.div_weight)
 
 def stage2_learner(cfg, ds, s1:Stage1, cbs=()):
     "The learner of stage 2, ready to fit. True masks go to the validation loader alone, unless a supervised bound is wanted."
