@@ -32,10 +32,11 @@ class BCDCallback(Callback):
     order = -5 # before callbacks that change inputs or read predictions
     def __init__(self, shift:float=.5, # largest shift of the logits in a training step
                  paste:int=0, # backgrounds with pasted blobs in a batch
+                 paste_until:float=1., # share of the training after which no more blobs come
                  warm:float=0., # share of the training without sources: blobs and backgrounds only
                  areas:tuple=(.002,.7), # share of an image that a mask covers, for a counterfactual to be learned from
                  memory:int=4): # batches of backgrounds that blobs and counterfactuals are set on
-        self.shift, self.paste, self.warm, self.areas, self.memory = shift, paste, warm, areas, memory
+        self.shift, self.paste, self.paste_until, self.warm, self.areas, self.memory = shift, paste, paste_until, warm, areas, memory
     def before_fit(self):
         self.before, self.parts, self.pool = None, [], None
     def remember(self, b): # (B,C,H,W)
@@ -47,7 +48,7 @@ class BCDCallback(Callback):
     def known(self, b): # (B,C,H,W) -> images whose mask is known, their masks
         "Counterfactuals of the step before, and pasted blobs."
         made = [self.before] if self.before is not None else []
-        if self.paste: made.append(paste_blobs(self.some(self.paste)))
+        if self.paste and self.learn.pct_train<self.paste_until: made.append(paste_blobs(self.some(self.paste)))
         return (torch.cat(v) for v in zip(*made)) if made else (b[:0], b[:0,:1])
     def before_batch(self):
         x, b, t, z = (*self.xb, *self.yb)

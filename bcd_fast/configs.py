@@ -88,6 +88,7 @@ class TrainerConfig:
     obj_share: float = .01 # of an image's pixels that count as the surest
     shift: float = .5 # largest random shift of the logits
     paste: int = 32 # backgrounds with pasted blobs in a batch
+    paste_until: float = 1. # share of the training after which no more blobs come
     warm: float = .1 # share of the training without sources: blobs and backgrounds only
     precision: str = 'auto' # of the numbers between the masker's layers: auto, float32, bfloat16
     levels: float = .3 # temperature of random level sets that composites are made with; 0 takes the mask itself

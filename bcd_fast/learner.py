@@ -55,7 +55,7 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                 width:int=None, # of a masker given by name
                 loss=None, # `BCDLoss()` by default
                 bs:int=48, steps:int=100, # images of each sort in a batch, batches an epoch
-                shift:float=.5, paste:int=0, warm:float=0., # as for `BCDCallback`
+                shift:float=.5, paste:int=0, paste_until:float=1., warm:float=0., # as for `BCDCallback`
                 least:int=8, # images of each sort that a target cluster must have
                 precision:str='auto', # one of `PRECISIONS`, between the layers of a masker given by name
                 supervised:bool=False, # show the loss the true masks of the training part: for a bound only
@@ -72,4 +72,4 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                       TargetClusterLoader(*valid, bs=bs, steps=max(4, steps//10), least=1, masks=has_masks, seed=seed, device=device), device=device)
     metrics = metrics or [LossPart('div'), LossPart('bg'), *([PooledIoU()] if has_masks else [])]
     return BCDLearner(dls, model.to(device), loss_func=loss or BCDLoss(), opt_func=opt_func, lr=lr, wd=wd, metrics=metrics,
-                      cbs=[BCDCallback(shift, paste, warm), *(cbs or [])], **kwargs)
+                      cbs=[BCDCallback(shift, paste, paste_until, warm), *(cbs or [])], **kwargs)

@@ -128,7 +128,7 @@ def stage2_learner(cfg, ds, s1:Stage1, cbs=()):
     parts = [(*ds.part(n), s1.assigned[f'{n}_objects'], s1.assigned[f'{n}_backgrounds']) for n in ('train','valid')]
     t, device = cfg.trainer, find_device(cfg.trainer.accelerator)
     s1.encoder.to(device)
-    extra = dict(shift=0.) if cfg.supervised else dict(shift=t.shift, paste=t.paste, warm=t.warm)
+    extra = dict(shift=0.) if cfg.supervised else dict(shift=t.shift, paste=t.paste, paste_until=t.paste_until, warm=t.warm)
     return bcd_learner(*parts, masker=cfg.model.name, width=cfg.model.width, loss=stage2_loss(cfg, s1), bs=t.bs, steps=t.steps or max(1, len(parts[0][0])//t.bs),
                        precision=t.precision, supervised=cfg.supervised, **extra, seed=cfg.seed, lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer), least=cfg.cluster.least,
                        device=device, cbs=list(cbs))

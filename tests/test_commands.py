@@ -130,3 +130,17 @@ def test_paper_recipe_runs(train, tmp_path):
 
 def test_eval_of_something_else(call, tmp_path):
     one_sentence(call('bcd_eval', tmp_path), 'not the folder of a finished run')
+
+
+def test_bench(run, tmp_path):
+    status, out, err = run('bcd_bench', 'clustering', '--quick', '--out', 'here')
+    assert status == 0, err
+    saved = json.loads((tmp_path/'here/clustering.json').read_text())
+    assert saved['command'] == 'bcd_bench clustering --quick' and saved['rows'][0]['seconds'] > 0 and (tmp_path/'here/clustering.png').is_file()
+    one_sentence(run('bcd_bench', 'clusterings'), 'clusterings does not exist', 'Did you mean clustering?')
+
+
+def test_supervised_bound(train, tmp_path):
+    status, out, err = train('supervised=true', 'trainer.steps=2')
+    assert status == 0, err
+    assert json.loads((tmp_path/folder_of(out)/'metrics.json').read_text())['supervised'] is True

@@ -1,0 +1,69 @@
+"""Run the studies, each over several seeds, and write nbs/results/studies/NAME.json, which the studies notebook shows.
+
+    python scripts/make_studies.py                          # everything, seeds 0, 1, 2: some hours on two cores
+    python scripts/make_studies.py condition noise --seeds 0
+    python scripts/make_studies.py --share 1 2              # the first of two halves, to run side by side; then without, to write the files
+
+A run that has been made before with the same settings is found below runs/ and not made again.
+"""
+import argparse, json
+from pathlib import Path
+
+from bcd_fast.learner import keep_buffers
+from bcd_fast.reports import run_once
+
+TOP = Path(__file__).resolve().parent.parent
+BASE = ['experiment=synthetic_segmentation', 'trainer.epochs=6']
+KEPT = ('seed', 'iou', 'ap', 'iou_per_image', 'cluster_nmi', 'assignment_accuracy', 'frechet_relative', 'seconds_stage1', 'seconds_stage2', 'peak_rss_mb', 'parameters', 'platform', 'torch')
+
+
+def one(key, values): return {str(v): [f'{key}={v}'] for v in values}
+def on(d): return [f'divergence={d}', 'divergence.on=patches']
+
+# study -> (question, label -> words of the command line beside BASE)
+STUDIES = dict(
+    condition=('Is background conditioning needed?', {'K=1, no condition': ['cluster.k=1'], 'K=2': ['cluster.k=2'], 'K=5': [], 'K=10': ['cluster.k=10']}),
+    assignment=('What do learned clusters and mask-free assignment cost?', {'robust': [], 'naive': ['cluster.assign=naive'], 'oracle': ['cluster.assign=oracle']}),
+    parts=('Which part of the loss does what?', {'all': [], 'no divergence': ['trainer.div_weight=0'], 'no counterfactuals': ['trainer.cf_weight=0'], 'no surest pixels': ['trainer.obj_weight=0'],
+           'no blobs': ['trainer.paste=0', 'trainer.warm=0'], 'no level sets': ['trainer.levels=0']}),
+    divergence=('Which divergence?', {'patch EBSW': [], 'EBSW, pixels': ['divergence=ebsw'], 'SW, pixels': ['divergence=sw'], 'DSWD, pixels': ['divergence=dswd'], 'max-SW, patches': on('max_sw'),
+                'energy, patches': on('energy'), 'MMD, patches': on('mmd'), 'Sinkhorn, patches': on('sinkhorn')}),
+    temperature=('How sharp should the weights of the slices be?', one('divergence.temperature', (.1, .3, 1, 3, 10))),
+    objects=('How few object images suffice?', one('data.n_objects', (100, 300, 1000, 4000, 10000))),
+    backgrounds=('How many backgrounds are needed?', one('data.n_backgrounds', (100, 300, 1000, 3000))),
+    noise=('What if some background images show an object?', one('data.noise', (0, .05, .1, .2))),
+    object_size=('How small may an object be?', {str(s): [f'data.object_scale={s}', *(['trainer=small_objects'] if s < .5 else [])] for s in (1, .75, .5, .35, .25)}),
+    masker=('How large should the masker be?', {'small': ['model=small'], 'fast': [], 'large': ['model=large']}),
+    bound=('What would true masks give?', {'ours': [], 'supervised': ['supervised=true']}))
+
+
+def words_of(case, seed):
+    "The command line of a case; later words win, and a value that is the default changes nothing."
+    return [*BASE, *case, f'seed={seed}']
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('names', nargs='*', choices=[*STUDIES, []], metavar='NAME')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    p.add_argument('--share', type=int, nargs=2, metavar=('PART', 'OF'), help='make this part of the runs only and write nothing')
+    p.add_argument('--out', default='runs')
+    a = p.parse_args()
+    keep_buffers()
+    names = a.names or list(STUDIES)
+    jobs = [(n, label, s) for s in a.seeds for n in names for label in STUDIES[n][1]]
+    if a.share: jobs = jobs[a.share[0]-1::a.share[1]]
+    found = {n: {label: [] for label in STUDIES[n][1]} for n in names}
+    for n, label, s in jobs:
+        m = json.loads((run_once(words_of(STUDIES[n][1][label], s), a.out)/'metrics.json').read_text())
+        found[n][label].append({k: m.get(k) for k in KEPT})
+        print(n, label, s, round(m['iou'], 3), flush=True)
+    if a.share: return
+    folder = TOP/'nbs/results/studies'
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in names:
+        cases = {label: dict(command='bcd_train '+' '.join([*BASE, *STUDIES[n][1][label], 'seed=SEED']), runs=runs) for label, runs in found[n].items()}
+        (folder/f'{n}.json').write_text(json.dumps(dict(study=n, question=STUDIES[n][0], cases=cases), indent=1)+'\n')
+
+
+if __name__ == '__main__': main()
