@@ -131,12 +131,13 @@ def step_row(words=(), # more words of the command line
 
 # %% ../nbs/79_bench.ipynb #c420542b
 def in_process(expression:str, # Python, with this module's names
-               keep:bool=True, threads:int=None): # `keep_buffers` first; threads of torch
+               keep:bool=True, threads:int=None): # tuned as the command line is; threads of torch
     "Its value, computed in a fresh process and sent as JSON."
     lines = ['import json, torch', 'from bcd_fast.bench import *', 'from bcd_fast.learner import keep_buffers']
     if keep: lines.append('keep_buffers()')
     if threads: lines.append(f'torch.set_num_threads({threads})')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', '; '.join([*lines, f'print(json.dumps({expression}))'])], capture_output=True, text=True)
+    env = os.environ|(dict(GOMP_SPINCOUNT='1000') if keep else {})
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', '; '.join([*lines, f'print(json.dumps({expression}))'])], capture_output=True, text=True, env=env)
     if done.returncode: raise RuntimeError(done.stderr.strip())
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -6,7 +6,10 @@
 __all__ = ['QUICK', 'bcd_train', 'bcd_demo', 'bcd_predict', 'bcd_eval']
 
 # %% ../nbs/77_cli.ipynb #7a297999
-import warnings
+import os, warnings
+
+# %% ../nbs/77_cli.ipynb #e3e9c94a
+os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
 # %% ../nbs/77_cli.ipynb #0ed6aaad
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)

@@ -31,7 +31,7 @@ class PatchEBSW(nn.Module):
                  patch:int=7, # side in pixels of the pooled image
                  scales:tuple=(1,2,4), # pooling factors
                  stride:int=4, # of the places, in pixels of the full image
-                 positions:int=6000, # places drawn from the batch, at most
+                 positions:int=8000, # places drawn from the batch, at most
                  temperature:float=1.):
         super().__init__()
         self.n_filters, self.patch, self.scales, self.stride = n_filters, patch, tuple(scales), stride

@@ -24,6 +24,9 @@ from .stages import load_data, load_stage1, run_stage1, save_stage1, stage1_key,
 # %% ../nbs/74_runs.ipynb #e8330447
 def peak_rss_mb()->float:
     "Largest resident memory of this process so far, in MB; nan where the system does not tell."
+    status = Path('/proc/self/status')
+    lines = status.read_text().splitlines() if status.is_file() else []
+    if found := [l for l in lines if l.startswith('VmHWM')]: return int(found[0].split()[1])/2**10 # Linux: `getrusage` would count the parent's peak too
     try: import resource
     except ImportError: return float('nan') # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 2**10)

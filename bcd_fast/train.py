@@ -6,7 +6,10 @@
 __all__ = ['SAID', 'PICTURES', 'HYDRA', 'fail', 'show_warning', 'report', 'task', 'main']
 
 # %% ../nbs/76_train.ipynb #47e2c04f
-import warnings
+import os, warnings
+
+# %% ../nbs/76_train.ipynb #72f2516e
+os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
 # %% ../nbs/76_train.ipynb #4cf1cea6
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)

@@ -20,10 +20,13 @@ RESULTS = {name: [f'experiment={name}'] for name in (
     'demo', 'autoencoder', 'texture_cl', 'cl', 'sas_cl', 'sas_autoencoder', 'sss_cl', 'sss_ae',
     'synthetic_segmentation', 'sas_segmentation', 'sss_segmentation', 'cub_segmentation')}
 RESULTS['synthetic_segmentation_dsprites'] = ['experiment=synthetic_segmentation', 'data=dsprites', 'trainer=small_objects']
+BOUND = ['supervised=true']
 NEED_FILES = {
-    'synthetic_segmentation_mnist': ['experiment=synthetic_segmentation', 'data=mnist', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=6'],
-    'synthetic_segmentation_dsprites_brodatz': ['experiment=synthetic_segmentation', 'data=dsprites', 'trainer=small_objects', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=6'],
+    'synthetic_segmentation_mnist': ['experiment=synthetic_segmentation', 'data=mnist', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=24'],
+    'synthetic_segmentation_dsprites_brodatz': ['experiment=synthetic_segmentation', 'data=dsprites', 'trainer=small_objects', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=24'],
     'sas_segmentation_transects': ['experiment=sas_segmentation', 'data=seafloor', 'encoder=autoencoder']}
+RESULTS |= {f'{n}_supervised': [*RESULTS[n], *BOUND] for n in [*RESULTS] if 'segmentation' in n}
+NEED_FILES |= {f'{n}_supervised': [*w, *BOUND] for n, w in [*NEED_FILES.items()]}
 
 
 def shown(words):

@@ -1,0 +1,37 @@
+"""Score methods without training on the test parts of the experiments and write nbs/results/studies/baselines.json.
+
+    python scripts/make_baselines.py                         # the experiments that need no files
+    python scripts/make_baselines.py synthetic_segmentation_mnist --set data.path=MNIST_DIR data.textures=TEXTURE_DIR
+
+Rows of experiments that are not named stay as they are in the file.
+"""
+import argparse, json
+from pathlib import Path
+
+from bcd_fast.baselines import baseline_scores
+from bcd_fast.experiments import compose_config
+from bcd_fast.runs import platform_text
+from bcd_fast.stages import load_data
+from make_results import NEED_FILES, RESULTS, TOP, shown
+
+FILE = TOP/'nbs/results/studies/baselines.json'
+SCORED = [n for n in RESULTS | NEED_FILES if 'segmentation' in n and 'supervised' not in n]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('names', nargs='*', default=[n for n in SCORED if n in RESULTS], metavar='NAME', help=', '.join(SCORED))
+    p.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='more words of the command line')
+    a = p.parse_args()
+    found = json.loads(FILE.read_text()) if FILE.is_file() else {}
+    for name in a.names:
+        words = [*(RESULTS | NEED_FILES)[name], *a.set]
+        test = load_data(compose_config(words)).part('test')[0]
+        table = baseline_scores(test.images, test.masks).round(4).reset_index()
+        found[name] = dict(data=shown(words), n_test=len(test), machine=platform_text(), rows=table.to_dict('records'))
+        print(name, table.to_string(), sep='\n', flush=True)
+        FILE.parent.mkdir(parents=True, exist_ok=True)
+        FILE.write_text(json.dumps(found, indent=1)+'\n')
+
+
+if __name__ == '__main__': main()
