@@ -90,6 +90,7 @@ def counterfactual_frechet(prob, # (M,1,H,W) in [0,1], predicted masks of the ob
     if len(prob)!=len(objects): raise InputError(f'{len(prob)} masks for {len(objects)} object images: give one for each.')
     oc, bc, rng = np.asarray(obj_clusters), np.asarray(bg_clusters), np.random.default_rng(seed)
     prob, targets, draws = np.asarray(prob, dtype=np.float32), usable_clusters(oc, bc, least), []
+    if len(np.unique(oc))<2: raise InputError('no background cluster can be a target: all object images belong to one.')
     z_obj, z_bg = describe_fn(objects), describe_fn(backgrounds)
     for _ in range(repeats):
         d = draw_sets(oc, bc, targets, rng)

@@ -120,7 +120,7 @@ def make_masker(name:str='fast', # one of `MASKERS`
     check_choice('model', name, MASKERS)
     if width is not None and width<4: raise InputError(f'A masker of width {width} is too narrow: choose at least 4.')
     kind, usual = MASKERS[name]
-    return kind(channels, width or usual).to(memory_format=torch.channels_last)
+    return kind(channels, width or usual)
 
 def count_parameters(model:nn.Module)->int:
     "Numbers that training changes."
