@@ -83,7 +83,7 @@ class TrainerConfig:
     bs: int = 48 # sources, backgrounds and targets in a batch
     div_weight: float = 1. # of the divergence
     bg_weight: float = 10. # of the backgrounds' squared masks
-    cf_weight: float = 100. # of the squared error on counterfactuals; 0 as in the paper
+    cf_weight: float = 30. # of the squared error on counterfactuals; 0 as in the paper
     obj_weight: float = 3. # of the squared misses of the surest pixels of object images; 0 as in the paper
     obj_share: float = .01 # of an image's pixels that count as the surest
     shift: float = .5 # largest random shift of the logits
