@@ -8,7 +8,7 @@ __all__ = ['usable_clusters', 'TargetClusterLoader']
 # %% ../nbs/16_batches.ipynb #ec8ceb21
 import numpy as np, torch, warnings
 from fastai.data.load import DataLoader
-from .images import InputError, to_unit
+from .images import InputError, to_device, to_unit
 
 # %% ../nbs/16_batches.ipynb #d387ab5c
 def usable_clusters(obj_clusters, bg_clusters, # (M,), (N,) integers
@@ -51,4 +51,4 @@ class TargetClusterLoader(DataLoader):
         unit = lambda images: to_unit(images, self.device)
         z = self.objects.masks[s] if self.masks else np.zeros((0,1,1,1), bool)
         return (unit(self.objects.images[s]), unit(self.backgrounds.images[b]), unit(self.objects.images[t]),
-                torch.as_tensor(z, device=self.device))
+                to_device(z, self.device))

@@ -16,14 +16,17 @@ def on_other_ground(x, m, # (B,C,H,W), (B,1,H,W) sources and the masks their cou
                     some, # number -> (n,C,H,W), backgrounds
                     areas:tuple=(.002,.7), # a mask that covers less or more of its image stays out
                     binary:bool=True # round the masks
-                   )->tuple: # images whose mask is known, their masks; None of nothing
-    "Half of the sources, moved, on other backgrounds, by their masks."
+                   )->tuple: # images whose mask is known, their masks; None without sources
+    "Half of the sources, moved, on other backgrounds, by their masks; in place of a mask that stays out, another source."
     x, m = x[:len(x)//2], m[:len(x)//2]
+    if not len(x): return None
     if binary: m = (m>.5).to(m.dtype)
     area = m.mean((1,2,3))
-    x, m = (v[(areas[0]<area)&(area<areas[1])] for v in (x, m))
-    if not len(x): return None
-    x, m = move(x, m)
+    ok = (areas[0]<area)&(area<areas[1])
+    n_ok = ok.sum() # stays on the device: a step never waits for a number
+    order = ok.to(torch.uint8).argsort(descending=True, stable=True)
+    use = order[torch.arange(len(x), device=x.device)%n_ok.clamp(min=1)]
+    x, m = move(x[use], m[use]*(n_ok>0)) # none at all: plain backgrounds
     return composite(x, some(len(x)), m), m
 
 # %% ../nbs/40_callbacks.ipynb #1a4d5a51

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'IMAGE_SUFFIXES', 'InputError', 'nearest', 'check_choice', 'BackgroundImages', 'ObjectImages',
-           'split_indices', 'Scene', 'Dataset', 'to_unit', 'list_images', 'read_image', 'read_images']
+           'split_indices', 'Scene', 'Dataset', 'to_unit', 'to_device', 'list_images', 'read_image', 'read_images']
 
 # %% ../nbs/00_images.ipynb #c261f4ad
 import hashlib, numpy as np, torch
@@ -99,7 +99,13 @@ def to_unit(images, # (B,C,H,W) uint8 array or tensor
             device=None # where the batch goes
            )->torch.Tensor: # (B,C,H,W) float in [0,1]
     "A `uint8` batch as floats in [0,1]; moved first, converted afterwards, so that a quarter of the bytes travel."
-    return torch.as_tensor(images, device=device).float().div_(255)
+    return to_device(images, device).float().div_(255)
+
+def to_device(values, # array or tensor
+              device=None)->torch.Tensor:
+    "A tensor on the device; the way to an NVIDIA GPU does not hold up what runs there."
+    if torch.device(device or 'cpu').type!='cuda': return torch.as_tensor(values, device=device)
+    return torch.as_tensor(values).pin_memory().to(device, non_blocking=True)
 
 # %% ../nbs/00_images.ipynb #15a529c2
 IMAGE_SUFFIXES = {'.png','.tif','.tiff','.jpg','.jpeg','.bmp','.pgm'}

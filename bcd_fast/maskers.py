@@ -8,6 +8,7 @@ __all__ = ['PRECISIONS', 'MASKERS', 'fast_bfloat16', 'set_precision', 'Masker', 
 
 # %% ../nbs/21_maskers.ipynb #78db9e76
 import torch
+from contextlib import nullcontext
 import torch.nn as nn, torch.nn.functional as F
 from .images import InputError, check_choice
 
@@ -50,7 +51,7 @@ class Masker(nn.Module):
         h, w = x.shape[-2:]
         down, right = -h%self.step, -w%self.step
         if down or right: x = F.pad(x, (0, right, 0, down), mode='reflect')
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.short):
+        with torch.autocast(x.device.type, torch.bfloat16) if self.short else nullcontext():
             logits = self.logits(x.contiguous(memory_format=torch.channels_last)) # colours of a pixel side by side: faster convolutions
         return (logits.float() if self.short else logits)[..., :h, :w]
 

@@ -11,12 +11,13 @@ from functools import lru_cache
 
 # %% ../nbs/30_slices.ipynb #34d2d9c7
 @lru_cache(maxsize=32)
-def merged_steps(n:int, m:int # sample sizes
+def merged_steps(n:int, m:int, # sample sizes
+                 device='cpu' # computed on the CPU once, and kept there
                 )->tuple: # (S,), (S,) indices into the sorted samples, (S,) widths that sum to 1
     "The common steps of two empirical quantile functions."
     ends = torch.unique(torch.cat([torch.arange(1, n+1)*m, torch.arange(1, m+1)*n]))
     widths = torch.diff(ends, prepend=ends.new_zeros(1)).double()/(n*m)
-    return (ends-1)//m, (ends-1)//n, widths
+    return tuple(v.to(device) for v in ((ends-1)//m, (ends-1)//n, widths))
 
 # %% ../nbs/30_slices.ipynb #16de37eb
 def sorted_rows(u # (P,N)
@@ -35,7 +36,7 @@ def wasserstein_1d(u, # (P,N) samples of P slices
     "$W_p^p$ between the rows of `u` and `v`, of any two sizes (Peyré and Cuturi 2019, remark 2.28)."
     u, v = sorted_rows(u), sorted_rows(v)
     if u.shape[-1]==v.shape[-1]: return (u-v).abs().pow(p).mean(-1)
-    i, j, w = (a.to(u.device) for a in merged_steps(u.shape[-1], v.shape[-1]))
+    i, j, w = merged_steps(u.shape[-1], v.shape[-1], u.device)
     return ((u[...,i]-v[...,j]).abs().pow(p)*w.to(u.dtype)).sum(-1)
 
 # %% ../nbs/30_slices.ipynb #c8543fe6
