@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STEP', 'CURVES', 'FIGURES', 'BENCHMARKS', 'median_seconds', 'matmul_gflops', 'train_step', 'masker_row',
            'bench_maskers', 'with_gradient', 'divergence_row', 'bench_divergences', 'StepTimes', 'step_row',
-           'in_process', 'bench_step', 'bench_synthesis', 'bench_clustering', 'bench_sizes', 'bench_curves',
-           'bar_figure', 'curve_figure', 'run_benchmark', 'bcd_bench']
+           'in_process', 'in_rounds', 'bench_step', 'bench_synthesis', 'bench_clustering', 'bench_sizes',
+           'bench_curves', 'bar_figure', 'curve_figure', 'run_benchmark', 'bcd_bench']
 
 # %% ../nbs/79_bench.ipynb #10cb52d4
 import argparse, json, numpy as np, os, subprocess, sys, time, torch
@@ -141,12 +141,16 @@ def in_process(expression:str, # Python, with this module's names
     if done.returncode: raise RuntimeError(done.stderr.strip())
     return json.loads(done.stdout.splitlines()[-1])
 
+def in_rounds(cases, rounds:int=5)->list: # functions without arguments that return rows with `step_seconds`
+    "The middle row of each case; the cases take turns, so that a busy minute of the machine meets all of them."
+    rows = zip(*[[case() for case in cases] for _ in range(rounds)])
+    return [sorted(r, key=lambda r: r['step_seconds'])[rounds//2] for r in rows]
+
 def bench_step(quick:bool)->list:
     "The default step, and what each piece of tuning gives: allocator, threads, precision."
-    steps, cores = (6, os.cpu_count()) if quick else (40, os.cpu_count())
-    cases = [dict(), dict(keep=False), *([dict(threads=1)] if cores>1 else [])]
-    rows = [in_process(f'step_row(steps={steps})', **c)|dict(allocator='kept' if c.get('keep', True) else 'plain') for c in cases]
-    return rows+[in_process(f"step_row(['trainer.precision=float32'], steps={steps})")|dict(allocator='kept')]
+    def case(words=(), **kwargs): return lambda: in_process(f'step_row({list(words)}, steps={6 if quick else 40})', **kwargs)|dict(allocator='kept' if kwargs.get('keep', True) else 'plain')
+    cases = [case(), case(keep=False), *([case(threads=1)] if os.cpu_count()>1 else []), case(['trainer.precision=float32'])]
+    return in_rounds(cases, 1 if quick else 5)
 
 # %% ../nbs/79_bench.ipynb #b419bf13
 def bench_synthesis(quick:bool)->list:
@@ -168,7 +172,8 @@ def bench_clustering(quick:bool)->list:
 def bench_sizes(quick:bool)->list:
     "Growth of the default step with the side of the images and with the batch."
     cases = [['data.size=32']] if quick else [['data.size=32'], ['data.size=64'], ['data.size=128'], ['trainer.bs=16'], ['trainer.bs=64']]
-    return [in_process(f'step_row({w}, steps={4 if quick else 20})')|dict(size=int(w[0].split('=')[1]) if 'size' in w[0] else 64) for w in cases]
+    def case(words): return lambda: in_process(f'step_row({words}, steps={4 if quick else 20})')
+    return in_rounds([case(w) for w in cases], 1 if quick else 3)
 
 # %% ../nbs/79_bench.ipynb #621ec11a
 CURVES = {'ours': ['experiment=synthetic_segmentation'], 'supervised bound': ['experiment=synthetic_segmentation','supervised=true'],
@@ -189,8 +194,9 @@ def bench_curves(quick:bool, out:str='runs', seeds:tuple=(0,1,2))->list:
 def bar_figure(rows, label, value, title, line=None)->Figure: # rows, names of columns, heading, (value, text) of a dashed line
     "A bar for each row."
     fig = Figure(figsize=(6, .6+.35*len(rows)), layout='constrained'); ax = fig.subplots()
+    fig.suptitle(title, fontsize=11) # above the labels too
     bars = ax.barh([label(r) for r in rows], [r[value] for r in rows], color='#0072b2')
-    ax.bar_label(bars, fmt='{:,.3g}', padding=3); ax.invert_yaxis(); ax.margins(x=.15); ax.set_title(title); ax.spines[['top','right']].set_visible(False)
+    ax.bar_label(bars, fmt=lambda v: f'{v:,.0f}' if v>=100 else f'{v:.3g}', padding=3); ax.invert_yaxis(); ax.margins(x=.15); ax.spines[['top','right']].set_visible(False)
     if line: ax.axvline(line[0], color='#d55e00', ls='--', label=line[1]); ax.legend()
     return fig
 

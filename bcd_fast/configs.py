@@ -64,6 +64,7 @@ class DivergenceConfig:
     on: Optional[str] = None # pixels, patches or features; pixels by default, always patches for patch_ebsw
     n_projections: Optional[int] = None # slices of ebsw, sw, dswd
     n_filters: Optional[int] = None # slices a scale of patch_ebsw
+    whitened: Optional[float] = None # share of them that look at whitened patches
     temperature: Optional[float] = None # of the weights of patch_ebsw and ebsw
     scale: Optional[str] = None # of the weights of ebsw: mean, or sum as in the reference
     inner_steps: Optional[int] = None # of the ascent of dswd and max_sw
