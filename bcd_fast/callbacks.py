@@ -10,6 +10,7 @@ import time, torch
 from fastai.callback.core import Callback
 from fastai.learner import Metric
 from .compositing import composite, move, paste_blobs
+from .maskers import fill_nan
 
 # %% ../nbs/40_callbacks.ipynb #f910b365
 def on_other_ground(x, m, # (B,C,H,W), (B,1,H,W) sources and the masks their counterfactuals were made with
@@ -54,13 +55,14 @@ class BCDCallback(Callback):
         if self.paste and self.learn.pct_train<self.paste_until: made.append(paste_blobs(self.some(self.paste)))
         return (torch.cat(v) for v in zip(*made)) if made else (b[:0], b[:0,:1])
     def before_batch(self):
-        x, b, t, z = (*self.xb, *self.yb)
+        seen, b, t, z = (*self.xb, *self.yb)
+        x, b, t = map(fill_nan, (seen, b, t)) # the masker sees where a source has no data
         if self.training: self.remember(b)
         images, known = self.known(b) if self.training else (b[:0], b[:0,:1])
         shown = self.some(len(b)//2 if len(known) else len(b)) if self.training else b
-        if self.training and self.learn.pct_train<self.warm: x, b, t = x[:0], b[:0], t[:0] # validation always sees sources
+        if self.training and self.learn.pct_train<self.warm: seen, x, b, t = (v[:0] for v in (seen, x, b, t)) # validation always sees sources
         self.loss_func.train(self.training) # random levels in training only
-        self.learn.xb, self.learn.yb = (torch.cat([x, shown, images]),), (x, b, t, known, z)
+        self.learn.xb, self.learn.yb = (torch.cat([seen, shown, images]),), (x, b, t, known, z)
     def after_pred(self):
         if self.training: self.learn.pred = self.pred+self.shift*(2*torch.rand((), device=self.pred.device)-1)
     def after_loss(self):
