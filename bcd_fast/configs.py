@@ -22,6 +22,10 @@ class DataConfig:
     size: int = 64 # side of all images, pixels, a multiple of 4
     crop: int = 128 # shipwrecks: side of the crops that are resized to `size`, pixels
     channels: int = 1 # folder: 1 gray, 3 colour
+    normalise: str = 'auto' # folder: auto or a name of `NORMALISATIONS`
+    nodata: Optional[float] = None # folder: value of pixels without data
+    key: Optional[str] = None # folder: data set in HDF5 files
+    fit: str = 'scale' # folder: scale resizes all pictures by one factor and cuts windows, each takes the central square of each
     object_scale: float = 1. # digits, mnist, fashion_mnist: size of the object image, share of the side
     noise: float = 0. # share of the background images for training that show an object, for studies
     seed: int = 0 # of pasting and cropping

@@ -73,14 +73,15 @@ def load_dataset(name:str='digits', # one of `DATASETS`
                  crop:int=128, # side of the crops of `shipwrecks` before they are resized
                  channels:int=1, # of `folder`
                  seed:int=0, # of choosing, pasting and cropping
-                 object_scale:float=1. # of `digits`, `mnist`, `fashion_mnist`
+                 object_scale:float=1., # of `digits`, `mnist`, `fashion_mnist`
+                 **reading # of `folder`: normalise, nodata, key, fit as for `read_folder`
                 )->Dataset:
     "Make or read a data set. Raises `InputError` when a path is missing or wrong."
     if name not in DATASETS: raise InputError(f'{name} is no data set: choose one of {", ".join(DATASETS)}.')
     counts = dict(n_objects=n_objects, n_backgrounds=n_backgrounds, size=size, seed=seed)
     if name=='folder' and not path: raise InputError('data=folder needs data.path=FOLDER with objects/ and backgrounds/.')
     if object_scale!=1 and name not in ('digits','mnist','fashion_mnist'): raise InputError(f'data.object_scale means nothing to data={name}: leave it at 1.')
-    if name=='folder': return read_folder(path, size, channels)
+    if name=='folder': return read_folder(path, size, channels, seed=seed, **reading)
     if name=='dsprites': return shapes_on_textures(path, textures, **counts)
     if name=='sas': return shapes_on_sas(path, **counts)
     if name=='seafloor': return shapes_on_seafloor(path, **counts)

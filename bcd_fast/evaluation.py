@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SWEEP_SEEDS', 'REPORTED', 'SCORES', 'FRECHET', 'SCENES', 'EVALUATED', 'save_sweep', 'report_stage1', 'score',
-           'score_frechet', 'score_scenes', 'save_masks_figure', 'save_counterfactuals_figure', 'evaluate_masker']
+           'score_frechet', 'score_scenes', 'only_data', 'save_masks_figure', 'save_counterfactuals_figure',
+           'evaluate_masker']
 
 # %% ../nbs/73_evaluation.ipynb #9ff733b0
 import json, numpy as np, time
@@ -74,6 +75,13 @@ def score_scenes(cfg, ds, model, folder)->dict:
     return {f'scenes_{k}': found['all'][k] for k in ('iou','dice','ap')} | dict(sites_iou=mean['iou'], sites_iou_sd=sd['iou'], sites_ap=mean['ap'], sites_ap_sd=sd['ap'])
 
 # %% ../nbs/73_evaluation.ipynb #3250656e
+def only_data(masks, # (N,1,H,W)
+              valid # (N,1,H,W) bool, or None
+             )->np.ndarray: # (N,1,H,W)
+    "Nothing where there is no data: neither an alarm nor a miss."
+    return masks if valid is None else np.where(valid, masks, np.zeros((), masks.dtype))
+
+# %% ../nbs/73_evaluation.ipynb #fa8d7a4c
 def save_masks_figure(path, obj, prob, threshold):
     "Best, median and worst test images by IoU where masks are known; else the first ones."
     if obj.masks is None: return save_figure(mask_grid(obj.images, prob, n=12), path)
@@ -91,9 +99,10 @@ def evaluate_masker(cfg, ds, s1, model, folder)->dict: # `EVALUATED`
     obj, bg = ds.part('test')
     predict_masks(model, obj.images[:32]) # the first call prepares the kernels
     start = time.perf_counter()
-    prob = predict_masks(model, obj.images)
+    prob = only_data(predict_masks(model, obj.images), obj.valid)
     seconds = time.perf_counter()-start
     save_masks_figure(folder/'masks.png', obj, prob, cfg.threshold)
     save_counterfactuals_figure(folder/'counterfactuals.png', obj, prob, bg, s1.assigned['test_backgrounds'])
-    return (score(prob, obj.masks, cfg.threshold) | dict(predict_images_per_second=len(obj)/seconds)
+    truth = None if obj.masks is None else only_data(obj.masks, obj.valid)
+    return (score(prob, truth, cfg.threshold) | dict(predict_images_per_second=len(obj)/seconds)
             | score_frechet(ds, s1, prob, cfg.seed) | score_scenes(cfg, ds, model, folder))

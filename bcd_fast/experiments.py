@@ -20,9 +20,11 @@ from .configs import Config, known_keys
 from .contrastive import ENCODERS
 from .datasets import DATASETS
 from .divergences import SCALES
+from .folders import FITS
 from .images import InputError, nearest
 from .loggers import LOGGERS
 from .maskers import MASKERS, PRECISIONS
+from .normalisation import NORMALISATIONS
 from .optimizers import OPTIMIZERS
 from .representations import DIVERGENCES, REPRESENTATIONS
 
@@ -132,7 +134,7 @@ def check_overrides(words): # of the command line
     for word in words: check_word(word)
 
 # %% ../nbs/71_experiments.ipynb #93a6a4d5
-CHOICES = {'data.name': DATASETS, 'data.channels': (1,3), 'encoder.name': ENCODERS, 'cluster.name': CLUSTERINGS, 'cluster.assign': ASSIGN,
+CHOICES = {'data.name': DATASETS, 'data.channels': (1,3), 'data.normalise': ('auto', *NORMALISATIONS), 'data.fit': FITS, 'encoder.name': ENCODERS, 'cluster.name': CLUSTERINGS, 'cluster.assign': ASSIGN,
            'model.name': MASKERS, 'divergence.name': DIVERGENCES, 'divergence.on': (None, *REPRESENTATIONS), 'divergence.scale': (None, *SCALES),
            'trainer.accelerator': ('auto','cpu','gpu'), 'trainer.optimizer': OPTIMIZERS, 'trainer.precision': PRECISIONS, 'logger.name': LOGGERS, 'debug.name': DEBUGS,
            'hparams_search.name': GROUPS['hparams_search'], 'size': SIZES, 'recipe': RECIPES, 'stage': (1,2)}

@@ -21,7 +21,7 @@ def unit(images, # (...,H,W) uint8, or floats in [0,1]
         )->torch.Tensor: # the same as floats on the CPU
     "Images of either kind as floats in [0,1]."
     images = torch.as_tensor(images).detach().cpu()
-    return to_unit(images) if images.dtype==torch.uint8 else images.float()
+    return to_unit(images)
 
 def show_cell(ax, image:torch.Tensor, # (C,H,W) in [0,1]
               cmap:str='gray', label:str=None # `label` stands to the left of the cell

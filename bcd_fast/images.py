@@ -34,7 +34,7 @@ class BackgroundImages:
     labels: np.ndarray = None # (N,) known kind of background, for reports only
     groups: np.ndarray = None # (N,) images of one group stay together in a split
     parts: np.ndarray = None # (N,) 0 train, 1 valid, 2 test, where the data set itself says so
-    valid: np.ndarray = None # (N,1,H,W) bool, pixels with data; None for all
+    valid: np.ndarray = field(default=None, kw_only=True) # (N,1,H,W) bool, pixels with data; None for all
     def __len__(self): return len(self.images)
     def subset(self, idx): # integer indices, (M,)
         "The images at `idx`, with all that belongs to them."

@@ -35,7 +35,8 @@ from .representations import make_divergence
 def load_data(cfg)->Dataset: # composed settings
     "The data set that the settings name."
     d = cfg.data
-    ds = load_dataset(d.name, d.path, d.textures, d.n_objects, d.n_backgrounds, d.size, d.crop, d.channels, d.seed, d.object_scale)
+    reading = {k: d[k] for k in ('normalise','nodata','key','fit')} if d.name=='folder' else {}
+    ds = load_dataset(d.name, d.path, d.textures, d.n_objects, d.n_backgrounds, d.size, d.crop, d.channels, d.seed, d.object_scale, **reading)
     return mislabel(ds, d.noise, d.seed) if d.noise else ds
 
 # %% ../nbs/72_stages.ipynb #c417669e
