@@ -38,23 +38,24 @@ class TargetClusterLoader(DataLoader):
                  obj_clusters, bg_clusters, # (M,), (N,) cluster of each
                  bs:int=48, # sources, backgrounds and targets in a batch
                  steps:int=100, # batches an epoch
+                 clusters:int=1, # target clusters of a batch; `bs` is rounded down to a multiple
                  least:int=8, masks:bool=False, seed:int=None, device=None, **kwargs):
-        super().__init__(dataset=range(len(objects)), bs=bs, num_workers=0, device=device)
+        self.clusters, self.targets = clusters, usable_clusters(obj_clusters, bg_clusters, least)
+        super().__init__(dataset=range(len(objects)), bs=max(1, bs//clusters)*clusters, num_workers=0, device=device)
         self.objects, self.backgrounds, self.steps, self.masks, self.seed = objects, backgrounds, steps, masks, seed
-        self.targets = usable_clusters(obj_clusters, bg_clusters, least)
         where = lambda hit: np.flatnonzero(hit)
         self.pools = {k: (where((obj_clusters!=k) | (obj_clusters==k).all()), where(bg_clusters==k), where(obj_clusters==k)) for k in self.targets}
     def __len__(self): return self.steps
-    def order(self, rng): # -> (steps,)
+    def order(self, rng): # -> (steps,clusters)
         "Target clusters of an epoch: random rounds through all of them."
-        rounds = -(-self.steps//len(self.targets))
-        return np.concatenate([rng.permutation(self.targets) for _ in range(rounds)])[:self.steps]
+        n = self.steps*self.clusters
+        return np.concatenate([rng.permutation(self.targets) for _ in range(-(-n//len(self.targets)))])[:n].reshape(self.steps, self.clusters)
     def create_batches(self, samples):
         rng = np.random.default_rng(self.seed if self.seed is not None else torch.randint(2**31, (1,)).item())
-        for k in self.order(rng): yield self.batch(k, rng)
-    def batch(self, k, rng):
-        "One batch for target cluster `k`."
-        s, b, t = (rng.choice(pool, self.bs) for pool in self.pools[k])
+        for ks in self.order(rng): yield self.batch(ks, rng)
+    def batch(self, ks, rng):
+        "One batch for the target clusters `ks`."
+        s, b, t = (np.concatenate([rng.choice(self.pools[k][i], self.bs//len(ks)) for k in ks]) for i in range(3))
         unit = lambda d, idx: with_nan(to_unit(d.images[idx], self.device), d.valid if d.valid is None else d.valid[idx])
         z = self.objects.masks[s] if self.masks else np.zeros((0,1,1,1), bool)
         return (unit(self.objects, s), unit(self.backgrounds, b), unit(self.objects, t),

@@ -86,6 +86,7 @@ class TrainerConfig:
     epochs: int = 10
     steps: Optional[int] = 100 # batches an epoch; null for as many as there are object images
     bs: int = 48 # sources, backgrounds and targets in a batch
+    clusters: int = 2 # target clusters that share a batch
     div_weight: float = 1. # of the divergence
     bg_weight: float = 10. # of the backgrounds' squared masks
     cf_weight: float = 30. # of the squared error on counterfactuals; 0 as in the paper

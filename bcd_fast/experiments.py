@@ -77,7 +77,7 @@ RECIPES = dict(
     fast={},
     paper=dict(defaults=[{'override /model':'unet'}, {'override /divergence':'ebsw'}],
                divergence=dict(on='pixels', n_projections=1000, temperature=1., scale='sum', normalise=False),
-               trainer=dict(optimizer='dadapt_adam', lr=1., bg_weight=1., cf_weight=0., obj_weight=0., shift=.5, paste=0, warm=0., levels=0.), cluster=dict(assign='oracle')))
+               trainer=dict(optimizer='dadapt_adam', lr=1., bg_weight=1., cf_weight=0., obj_weight=0., clusters=1, shift=.5, paste=0, warm=0., levels=0.), cluster=dict(assign='oracle')))
 VIEWS = dict(encoder=dict(views=5, crop=.8)) # of sonar: random crops only
 RECIPE_OF = dict(sas_cl_paper=VIEWS, sas_segmentation_paper=VIEWS, sss_cl_paper=VIEWS,
                  sss_segmentation_paper=dict(trainer=dict(optimizer='adam', lr=1e-4), cluster=dict(assign='robust'))|VIEWS,
@@ -141,7 +141,7 @@ CHOICES = {'data.name': DATASETS, 'data.channels': (1,3), 'data.normalise': ('au
 AT_LEAST = {'data.size':16, 'data.crop':16, 'data.n_objects':10, 'data.n_backgrounds':10, 'encoder.latent':1, 'encoder.patch':2, 'encoder.width':1,
             'encoder.views':2, 'encoder.epochs':1, 'encoder.steps':1, 'encoder.bs':2, 'cluster.k':1, 'cluster.n_components':1, 'cluster.least':1, 'model.width':4,
             'divergence.n_projections':1, 'divergence.n_filters':1, 'divergence.inner_steps':0, 'trainer.processes':1, 'trainer.epochs':1, 'trainer.steps':1,
-            'trainer.bs':2, 'trainer.div_weight':0, 'trainer.bg_weight':0, 'trainer.cf_weight':0, 'trainer.obj_weight':0, 'trainer.shift':0, 'trainer.paste':0, 'trainer.paste_until':0, 'trainer.warm':0, 'trainer.levels':0, 'divergence.whitened':0, 'callbacks.patience':1, 'debug.n':1, 'hparams_search.n_trials':1,
+            'trainer.bs':2, 'trainer.clusters':1, 'trainer.div_weight':0, 'trainer.bg_weight':0, 'trainer.cf_weight':0, 'trainer.obj_weight':0, 'trainer.shift':0, 'trainer.paste':0, 'trainer.paste_until':0, 'trainer.warm':0, 'trainer.levels':0, 'divergence.whitened':0, 'callbacks.patience':1, 'debug.n':1, 'hparams_search.n_trials':1,
             'seed':0, 'data.seed':0}
 ABOVE_ZERO = 'encoder.lr','encoder.crop','trainer.lr','trainer.obj_share','divergence.temperature','divergence.epsilon','callbacks.clip'
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ARRAY_SUFFIXES', 'HDF5_SUFFIXES', 'TIFF_SUFFIXES', 'SUFFIXES', 'MOST_PIXELS', 'MOST_RATIO', 'LUMA', 'READERS',
            'Picture', 'plain_numbers', 'to_channels', 'finished', 'split_array', 'array_pictures', 'read_npy',
-           'data_sets', 'read_hdf5', 'check_page', 'tiff_nodata', 'tiff_picture', 'read_tiff', 'deep_png',
-           'check_pillow', 'read_pillow', 'read_pictures']
+           'data_sets', 'read_hdf5', 'check_page', 'check_segments', 'tiff_nodata', 'tiff_picture', 'read_tiff',
+           'deep_png', 'check_pillow', 'read_pillow', 'read_pictures']
 
 # %% ../nbs/00b_formats.ipynb #44b17b2e
 import h5py, imagecodecs, numpy as np, tifffile
@@ -51,7 +51,8 @@ def to_channels(a:np.ndarray, # (c,H,W)
     return gray.round().astype(a.dtype) if a.dtype.kind=='u' else gray
 
 def finished(a, # (c,H,W), c 1 to 4
-             channels, nodata, name, alpha=None # (H,W) bool, where there is one
+             channels, nodata, name, alpha=None, # (H,W) bool, where there is one
+             empty_ok:bool=False # part of a picture: it may have no data
             )->Picture:
     "Gray or colour, with the pixels that have no data."
     a = plain_numbers(np.asarray(a))
@@ -59,7 +60,7 @@ def finished(a, # (c,H,W), c 1 to 4
     valid = np.ones(a.shape[1:], bool) if alpha is None else alpha
     if a.dtype.kind=='f': valid = valid & np.isfinite(a).all(0)
     if nodata is not None and np.isfinite(nodata): valid = valid & (a!=np.asarray(nodata).astype(a.dtype)).any(0)
-    if not valid.any(): raise ValueError('no pixel has data')
+    if not valid.any() and not empty_ok: raise ValueError('no pixel has data')
     if a.dtype.kind=='f': a = np.where(np.isfinite(a), a, np.float32(0))
     return Picture(to_channels(a, channels), None if valid.all() else valid, name)
 
@@ -107,13 +108,17 @@ def read_hdf5(path, channels, nodata, key)->list:
 
 # %% ../nbs/00b_formats.ipynb #25d018a7
 def check_page(page, length:int): # of tifffile, bytes of the file
-    "Raise `ValueError` when a page does not fit into its file."
+    "Raise `ValueError` when the pieces of a page do not fit into its file."
     ends = [o+n for o, n in zip(page.dataoffsets, page.databytecounts)]
     if not ends or max(ends)>length: raise ValueError('the file is shorter than its pictures')
     if page.nbytes>MOST_RATIO*sum(page.databytecounts): raise ValueError(f'it claims {page.nbytes:,} bytes of data in {sum(page.databytecounts):,}')
     if page.compression==1 and page.nbytes>sum(page.databytecounts)*(8 if page.bitspersample<8 else 1): raise ValueError('the file is shorter than its pictures')
-    if page.imagewidth*page.imagelength>MOST_PIXELS: raise ValueError(f'{page.imagelength}x{page.imagewidth} pixels are too many to be read whole')
     if page.samplesperpixel>4: raise ValueError(f'it has {page.samplesperpixel} channels: at most 4 are understood')
+
+def check_segments(page, path):
+    "`check_page` with the message for the user. Raises `InputError`."
+    try: check_page(page, Path(path).stat().st_size)
+    except ValueError as e: raise InputError(f'{path} cannot be read as an image ({e}): replace or remove it.') from e
 
 def tiff_nodata(page): # -> float or None
     "The value that GDAL marks as no data."
@@ -135,7 +140,9 @@ def read_tiff(path, channels, nodata, key)->list:
     name, length = Path(path).name, Path(path).stat().st_size
     with tifffile.TiffFile(path) as f:
         pages = [p for p in f.pages if not p.is_reduced]
-        for p in pages: check_page(p, length)
+        for p in pages:
+            check_page(p, length)
+            if p.imagewidth*p.imagelength>MOST_PIXELS: raise ValueError(f'{p.imagelength}x{p.imagewidth} pixels are too many to be read whole')
         return [tiff_picture(p, channels, nodata, name if len(pages)==1 else f'{name}[{i}]') for i, p in enumerate(pages)]
 
 # %% ../nbs/00b_formats.ipynb #d61a6ebb

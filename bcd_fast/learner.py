@@ -65,6 +65,7 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                 bs:int=48, steps:int=100, # images of each sort in a batch, batches an epoch
                 shift:float=.5, paste:int=0, paste_until:float=1., warm:float=0., # as for `BCDCallback`
                 least:int=8, # images of each sort that a target cluster must have
+                clusters:int=1, # target clusters of a batch, as many as `loss` is told
                 precision:str='auto', # one of `PRECISIONS`, between the layers of a masker given by name
                 supervised:bool=False, # show the loss the true masks of the training part: for a bound only
                 seed:int=0, lr:float=6e-3, wd:float=.01, opt_func=Adam,
@@ -76,8 +77,8 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
     device = device or default_device()
     model = set_precision(make_masker(masker, width, train[0].images.shape[1]), precision, device) if isinstance(masker, str) else masker
     has_masks = valid[0].masks is not None
-    dls = DataLoaders(TargetClusterLoader(*train, bs=bs, steps=steps, least=least, masks=supervised, device=device),
-                      TargetClusterLoader(*valid, bs=bs, steps=max(4, steps//10), least=1, masks=has_masks, seed=seed, device=device), device=device)
+    dls = DataLoaders(TargetClusterLoader(*train, bs=bs, steps=steps, clusters=clusters, least=least, masks=supervised, device=device),
+                      TargetClusterLoader(*valid, bs=bs, steps=max(4, steps//10), clusters=clusters, least=1, masks=has_masks, seed=seed, device=device), device=device)
     metrics = metrics or [LossPart('div'), LossPart('bg'), *([PooledIoU()] if has_masks else [])]
     learn = BCDLearner(dls, model.to(device), loss_func=loss or BCDLoss(), opt_func=opt_func, lr=lr, wd=wd, metrics=metrics,
                        cbs=[BCDCallback(shift, paste, paste_until, warm), *(cbs or [])], **kwargs)

@@ -28,12 +28,13 @@ class BCDLoss(nn.Module):
                  levels:float=0., # temperature of the random level sets; 0 composites with the mask itself
                  obj_weight:float=0., # of the squared misses of the surest pixels of sources; 0 as in the paper
                  obj_share:float=.01, # of an image's pixels that count as the surest
-                 div_weight:float=1. # of the divergence; 0 does not compute it
+                 div_weight:float=1., # of the divergence; 0 does not compute it
+                 clusters:int=1 # target clusters of a batch: the divergence is their mean
                 ):
         super().__init__()
         self.divergence = divergence or PatchEBSW()
         self.bg_weight, self.cf_weight, self.obj_weight = bg_weight, cf_weight, obj_weight
-        self.levels, self.obj_share, self.div_weight = levels, obj_share, div_weight
+        self.levels, self.obj_share, self.div_weight, self.clusters = levels, obj_share, div_weight, clusters
     def forward(self, logits, # (B+Nb+Nc,1,H,W): sources, backgrounds, counterfactuals
                 x, b, t, # (B,C,H,W) sources, backgrounds to move them to, targets; B=0 leaves the divergence out
                 known, # (Nc,1,H,W) masks of the counterfactuals, Nc may be 0
@@ -43,7 +44,8 @@ class BCDLoss(nn.Module):
         mx, mb, mc = m.split([len(x), len(m)-len(x)-len(known), len(known)])
         used = level_sets(logits[:len(x)], self.levels, self.training) if self.levels else mx
         xt = composite(x, b, used)
-        div = self.divergence(xt, t) if len(x) and self.div_weight else m.new_zeros(())
+        shares = zip(xt.chunk(self.clusters), t.chunk(self.clusters))
+        div = sum(self.divergence(u, v) for u, v in shares)/self.clusters if len(x) and self.div_weight else m.new_zeros(())
         bg, cf, obj = mean_square(mb), mean_square(mc-known), mean_square(1-surest(mx, self.obj_share))
         self.div, self.bg, self.cf, self.obj = (v.detach() for v in (div, bg, cf, obj))
         self.mask, self.used, self.counterfactual = mx.detach(), used.detach(), xt.detach()

@@ -44,8 +44,8 @@ def fixed_batches(dl, n:int, seed:int): # -> sources, backgrounds, targets, othe
     "`n` batches that depend on `seed`, the images and their clusters."
     rng = np.random.default_rng(seed)
     for k in dl.order(rng)[:n]:
-        x, b, t, _ = dl.batch(k, rng)
-        yield x, b, t, dl.batch(k, rng)[2]
+        x, b, t, _ = dl.batch([k], rng)
+        yield x, b, t, dl.batch([k], rng)[2]
 
 def seeded(f, seed, *args):
     "`f(*args)` with torch's generators set to `seed`."

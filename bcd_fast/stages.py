@@ -122,7 +122,7 @@ def stage2_loss(cfg, s1:Stage1)->BCDLoss:
     if cfg.supervised: return SupervisedLoss()
     d, t = cfg.divergence, cfg.trainer
     features = (lambda x: local_descriptors(s1.encoder, x)) if d.on=='features' else None
-    return BCDLoss(make_divergence(d.name, features=features, **given(d)), t.bg_weight, t.cf_weight, t.levels, t.obj_weight, t.obj_share, t.div_weight)
+    return BCDLoss(make_divergence(d.name, features=features, **given(d)), t.bg_weight, t.cf_weight, t.levels, t.obj_weight, t.obj_share, t.div_weight, t.clusters)
 
 def stage2_learner(cfg, ds, s1:Stage1, cbs=()):
     "The learner of stage 2, ready to fit. True masks go to the validation loader alone, unless a supervised bound is wanted."
@@ -131,7 +131,7 @@ def stage2_learner(cfg, ds, s1:Stage1, cbs=()):
     s1.encoder.to(device)
     extra = dict(shift=0.) if cfg.supervised else dict(shift=t.shift, paste=t.paste, paste_until=t.paste_until, warm=t.warm)
     return bcd_learner(*parts, masker=cfg.model.name, width=cfg.model.width, loss=stage2_loss(cfg, s1), bs=t.bs, steps=t.steps or max(1, len(parts[0][0])//t.bs),
-                       precision=t.precision, supervised=cfg.supervised, **extra, seed=cfg.seed, lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer), least=cfg.cluster.least,
+                       precision=t.precision, supervised=cfg.supervised, **extra, seed=cfg.seed, lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer), least=cfg.cluster.least, clusters=t.clusters,
                        device=device, cbs=list(cbs))
 
 def fit_stage2(cfg, learn)->float: # seconds
