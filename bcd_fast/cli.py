@@ -20,6 +20,8 @@ from pathlib import Path
 from .experiments import compose_config
 from .images import InputError
 from .learner import keep_buffers
+from .outputs import OUTPUTS
+from .models import threshold_of
 from .prediction import predict_folder
 from .runs import evaluate_run, run_experiment
 from .train import fail, main, report, show_warning
@@ -49,20 +51,28 @@ def bcd_demo(words=None)->int: # words of the command line -> exit status
 
 # %% ../nbs/77_cli.ipynb #9c7f4197
 def bcd_predict(words=None)->int: # words of the command line -> exit status
-    "One PNG mask for each image of a folder."
-    p = argparse.ArgumentParser('bcd_predict', description='Write one PNG mask for each image of a folder.')
+    "Masks of the images of a folder."
+    p = argparse.ArgumentParser('bcd_predict', description='Write masks of the images of a folder. The same command again goes on where it was interrupted.')
     p.add_argument('model', help='model folder: model.json and model.safetensors')
-    p.add_argument('images', help='folder of images')
-    p.add_argument('--out', required=True, help='folder for the masks')
+    p.add_argument('images', help='folder of images, or one image')
+    p.add_argument('--out', required=True, help='folder for the results')
     p.add_argument('--threshold', type=float, help="a pixel is object above this (default: the model's own)")
-    p.add_argument('--probabilities', action='store_true', help='write probabilities as 0-255 instead of masks of 0 and 255')
+    p.add_argument('--false-alarms', type=float, metavar='RATE', help='choose the threshold by this share of masked pixels on the backgrounds that were held out in training')
+    p.add_argument('--write', nargs='+', default=['masks'], metavar='WHAT', help=f'{", ".join(OUTPUTS)} (default: masks)')
+    p.add_argument('--nodata', type=float, help="value of pixels without data (default: the model's own, and what the file says)")
+    p.add_argument('--key', help='HDF5: name of the data set')
     a = p.parse_args(words)
     keep_buffers()
+    say = (lambda i, n: print(f'\r{i}/{n}', end='', file=sys.stderr, flush=True)) if sys.stderr.isatty() else lambda i, n: None
     try:
         if a.threshold is not None and not 0<a.threshold<1: raise InputError(f'--threshold {a.threshold} is not between 0 and 1.')
-        done = predict_folder(a.model, a.images, a.out, a.threshold, a.probabilities)
+        if a.threshold and a.false_alarms: raise InputError('--threshold and --false-alarms both choose the threshold: give one of them.')
+        if a.false_alarms is not None: a.threshold = threshold_of(a.model, a.false_alarms)
+        done = predict_folder(a.model, a.images, a.out, a.threshold, tuple(a.write), a.nodata, a.key, say)
     except InputError as e: return fail(e)
-    print(f'{done["written"]} masks in {a.out}, {done["seconds"]:.2f} s, {done["written"]/done["seconds"]:.0f} images/s')
+    except KeyboardInterrupt: return fail('stopped by the keyboard; what is finished is kept, and the same command goes on from there')
+    print(f'{done["written"]} pictures, results in {a.out}, {done["seconds"]:.2f} s, {done["written"]/done["seconds"]:.0f} pictures/s, {done["megapixels"]/done["seconds"]:.1f} megapixels/s')
+    if done['skipped']: print(f'{done["skipped"]} files were finished before')
     if done['unreadable']: print('unreadable, left out:', *done['unreadable'], sep='\n  ', file=sys.stderr)
     return 2 if done['unreadable'] else 0
 

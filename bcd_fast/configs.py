@@ -144,6 +144,7 @@ class Config:
     supervised: bool = False # train on true masks, for a bound; the method never does
     stage: int = 2 # 1 stops after the background clusters
     threshold: float = .5 # a pixel is object where its mask is above this
+    false_alarms: Optional[float] = None # choose the threshold: share of the pixels of held-out backgrounds that may be masked
     seed: int = 0 # of weights, batches and slices
     bar: bool = True # progress bars
     out: str = 'runs' # results go to OUT/EXPERIMENT/TIME

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'peak_rss_mb', 'cpu_name', 'platform_text', 'settings_of', 'settings_hash',
-           'settings_metrics', 'write_json', 'run_experiment', 'run_stage2', 'read_run', 'evaluate_run']
+           'settings_metrics', 'write_json', 'run_experiment', 'find_threshold', 'run_stage2', 'read_run',
+           'evaluate_run']
 
 # %% ../nbs/74_runs.ipynb #2787b396
 import hashlib, json, pandas as pd, platform, shutil, sys, torch
@@ -12,13 +13,15 @@ from omegaconf import OmegaConf
 from pathlib import Path
 from . import __version__
 from .configs import Config
-from .evaluation import EVALUATED, REPORTED, evaluate_masker, report_stage1
+from .evaluation import EVALUATED, REPORTED, evaluate_masker, only_data, report_stage1
 from .experiments import check_config
 from .figures import loss_curves, save_figure
 from .images import InputError
+from .learner import predict_masks
 from .maskers import count_parameters, set_precision
 from .models import load_model, make_folder, save_model, write_whole
 from .normalisation import Normalisation
+from .thresholds import false_alarm_curve, threshold_figure, threshold_for
 from .stages import load_data, load_stage1, run_stage1, save_stage1, stage1_key, train_masker
 
 # %% ../nbs/74_runs.ipynb #e8330447
@@ -94,17 +97,30 @@ def run_experiment(cfg, name:str, # settings, name of the experiment
     write_json(folder/'metrics.json', metrics)
     return metrics, ds.unreadable
 
+def find_threshold(cfg, ds, model, folder, say)->tuple: # `false_alarm_curve`, threshold
+    "False alarms on the held-out backgrounds, and the threshold of the settings or the one that they ask for."
+    obj, bg = ds.part('valid')
+    curve = false_alarm_curve(*(only_data(predict_masks(model, d.images), d.valid) for d in (bg, obj)))
+    threshold = cfg.threshold
+    if cfg.false_alarms:
+        try: threshold = threshold_for(curve, cfg.false_alarms)
+        except InputError as e: say(f'threshold stays {threshold}: {e}') # the training is not lost
+    save_figure(threshold_figure(curve, threshold), folder/'thresholds.png')
+    return curve, threshold
+
 def run_stage2(cfg, ds, s1, folder, say)->dict: # the metrics of stage 2
     "Train the masker, write it, score it on the test part."
     t = cfg.trainer
     say(f'stage 2: {t.epochs} epochs' + (f' of {t.steps} steps' if t.steps else ''))
     model, seconds, steps = train_masker(cfg, ds, s1, folder)
     sizes = [int((s1.assigned['train_backgrounds']==k).sum()) for k in range(cfg.cluster.k)]
-    save_model(folder/'model', model, cfg.data.size, dict(k=cfg.cluster.k, assign=cfg.cluster.assign, backgrounds=sizes), cfg.threshold, cfg.seed,
-               ds.normalisation or Normalisation(), ds.scale, cfg.data.nodata)
+    curve, threshold = find_threshold(cfg, ds, model, folder, say)
+    save_model(folder/'model', model, cfg.data.size, dict(k=cfg.cluster.k, assign=cfg.cluster.assign, backgrounds=sizes), threshold, cfg.seed,
+               ds.normalisation or Normalisation(), ds.scale, cfg.data.nodata, curve)
     save_figure(loss_curves(pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])), folder/'losses.png')
     trained = 2*t.bs*steps*t.processes # sources and images with known masks
-    return evaluate_masker(cfg, ds, s1, model, folder) | dict(seconds_stage2=seconds, train_images_per_second=trained/seconds, parameters=count_parameters(model))
+    cfg = OmegaConf.merge(cfg, dict(threshold=threshold))
+    return evaluate_masker(cfg, ds, s1, model, folder) | dict(threshold=threshold) | dict(seconds_stage2=seconds, train_images_per_second=trained/seconds, parameters=count_parameters(model))
 
 # %% ../nbs/74_runs.ipynb #63c1ebba
 def read_run(folder)->tuple: # settings, name of the experiment

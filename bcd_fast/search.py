@@ -43,7 +43,7 @@ def yardstick(learn, # a `bcd_learner`, trained or not
 def fixed_batches(dl, n:int, seed:int): # -> sources, backgrounds, targets, other targets
     "`n` batches that depend on `seed`, the images and their clusters."
     rng = np.random.default_rng(seed)
-    for k in dl.order(rng)[:n]:
+    for k in dl.order(rng).ravel()[:n]:
         x, b, t, _ = dl.batch([k], rng)
         yield x, b, t, dl.batch([k], rng)[2]
 

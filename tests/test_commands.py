@@ -47,7 +47,7 @@ def test_predict(trained, run, tmp_path):
     (images/'broken.png').write_bytes(b'broken')
     status, out, err = run('bcd_predict', trained.folder/'model', images, '--out', tmp_path/'masks')
     assert status == 2 and 'broken.png cannot be read' in err and 'Traceback' not in err
-    assert sorted(p.name for p in (tmp_path/'masks').iterdir()) == [f'{i}.png' for i in range(6)]
+    assert sorted(p.name for p in (tmp_path/'masks').glob('*.png')) == [f'{i}.png' for i in range(6)]
     for i in range(6):
         mask = np.asarray(Image.open(tmp_path/f'masks/{i}.png'))
         assert mask.shape == (64, 64+i) and set(np.unique(mask)) <= {0, 255}
