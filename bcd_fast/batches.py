@@ -45,17 +45,25 @@ class TargetClusterLoader(DataLoader):
         self.objects, self.backgrounds, self.steps, self.masks, self.seed = objects, backgrounds, steps, masks, seed
         where = lambda hit: np.flatnonzero(hit)
         self.pools = {k: (where((obj_clusters!=k) | (obj_clusters==k).all()), where(bg_clusters==k), where(obj_clusters==k)) for k in self.targets}
+        self.drawn, self.go_on = None, None # seed of the last epoch; (seed, batches done) of one to go on with
     def __len__(self): return self.steps
     def order(self, rng): # -> (steps,clusters)
         "Target clusters of an epoch: random rounds through all of them."
         n = self.steps*self.clusters
         return np.concatenate([rng.permutation(self.targets) for _ in range(-(-n//len(self.targets)))])[:n].reshape(self.steps, self.clusters)
     def create_batches(self, samples):
-        rng = np.random.default_rng(self.seed if self.seed is not None else torch.randint(2**31, (1,)).item())
-        for ks in self.order(rng): yield self.batch(ks, rng)
+        seed, done = self.go_on or (self.seed if self.seed is not None else torch.randint(2**31, (1,)).item(), 0)
+        self.drawn, self.go_on = seed, None
+        rng = np.random.default_rng(seed)
+        for i, ks in enumerate(self.order(rng)):
+            if i<done: self.draw(ks, rng) # an interrupted epoch goes on: as if they had been used
+            else: yield self.batch(ks, rng)
+    def draw(self, ks, rng): # -> three (bs,) arrays
+        "Numbers of the sources, backgrounds and targets of a batch."
+        return [np.concatenate([rng.choice(self.pools[k][i], self.bs//len(ks)) for k in ks]) for i in range(3)]
     def batch(self, ks, rng):
         "One batch for the target clusters `ks`."
-        s, b, t = (np.concatenate([rng.choice(self.pools[k][i], self.bs//len(ks)) for k in ks]) for i in range(3))
+        s, b, t = self.draw(ks, rng)
         unit = lambda d, idx: with_nan(to_unit(d.images[idx], self.device), d.valid if d.valid is None else d.valid[idx])
         z = self.objects.masks[s] if self.masks else np.zeros((0,1,1,1), bool)
         return (unit(self.objects, s), unit(self.backgrounds, b), unit(self.objects, t),

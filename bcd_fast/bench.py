@@ -26,7 +26,7 @@ from .learner import keep_buffers, predict_masks
 from .loggers import optional
 from .maskers import count_parameters, fast_bfloat16, make_masker, set_precision
 from .reports import run_once
-from .models import make_folder
+from .writing import make_folder
 from .runs import peak_rss_mb, platform_text, write_json
 from .slices import random_directions
 from .stages import Stage1, load_data, stage2_learner

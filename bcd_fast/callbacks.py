@@ -43,6 +43,13 @@ class BCDCallback(Callback):
         self.shift, self.paste, self.paste_until, self.warm, self.areas, self.memory = shift, paste, paste_until, warm, areas, memory
     def before_fit(self):
         self.before, self.parts, self.pool = None, [], None
+    def state(self)->dict:
+        "What a checkpoint must keep."
+        return dict(before=self.before, parts=torch.stack(self.parts) if self.parts else None, pool=self.pool)
+    def load_state(self, s:dict):
+        device = next(self.model.parameters()).device
+        self.before, self.pool = s['before'] and tuple(v.to(device) for v in s['before']), None if s['pool'] is None else s['pool'].to(device)
+        self.parts = [] if s['parts'] is None else [*s['parts'].to(device)]
     def remember(self, b): # (B,C,H,W)
         "Keep the backgrounds of the last batches: those of one batch are all of one cluster."
         self.pool = (b if self.pool is None else torch.cat([b, self.pool]))[:self.memory*len(b)]

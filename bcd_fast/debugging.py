@@ -55,6 +55,10 @@ class KeepBest(Callback):
         self.file, self.monitor = Path(folder)/'best.safetensors', check_monitor(monitor)
     def before_fit(self):
         self.run, self.begun = not hasattr(self.learn, 'lr_finder'), False
+    def state(self)->dict:
+        "What a checkpoint must keep; the weights are in their file."
+        return dict(begun=self.begun, best=getattr(self, 'best', None), best_epoch=getattr(self, 'best_epoch', None))
+    def load_state(self, s:dict): self.begun, self.best, self.best_epoch = s['begun'], s['best'], s['best_epoch']
     def before_train(self): # not called by `learn.validate`
         if not self.begun: self.best, self.best_epoch, self.begun = math.inf, None, True
     def after_epoch(self):

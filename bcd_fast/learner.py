@@ -9,11 +9,13 @@ __all__ = ['predict_masks', 'keep_buffers', 'DeviceSmoothLoss', 'BCDLearner', 'b
 import ctypes, sys, numpy as np, torch
 from fastai.callback.progress import *
 from fastai.callback.schedule import *
+from fastai.callback.core import CancelEpochException
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgSmoothLoss, Learner
 from fastai.optimizer import Adam
 from fastai.torch_core import default_device, set_seed
 from .batches import TargetClusterLoader
+from .checkpoints import load_training, set_random_states
 from .callbacks import BCDCallback, LossPart, PooledIoU
 from .figures import mask_grid
 from .images import InputError, to_unit
@@ -57,6 +59,21 @@ class BCDLearner(Learner):
         some = np.random.default_rng(0).permutation(len(obj))[:max_n]
         truth = None if obj.masks is None else obj.masks[some]
         return mask_grid(obj.images[some], predict_masks(self.model, obj.images[some]), truth, n=max_n)
+    resume_from = None # a `training_state`: the next fit goes on from there
+    def _do_fit(self): # fastai's, which cannot begin in the middle
+        state, self.resume_from, first = self.resume_from, None, 0
+        if state is not None:
+            load_training(self, state)
+            first = state['epoch']
+        for self.epoch in range(first, self.n_epoch):
+            self.half = state if state is not None and self.epoch==first and state['done'] else None
+            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+    def all_batches(self):
+        half, self.half, self.n_iter = getattr(self, 'half', None), None, len(self.dl)
+        if half: self.dl.go_on, self.pct_train = (half['order'], half['done']), half['pct_train']
+        for i, batch in enumerate(self.dl, half['done'] if half else 0):
+            if half: set_random_states(half['random']); half = None # making the iterator has drawn numbers
+            self.one_batch(i, batch)
 
 def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters, their clusters) each
                 masker='fast', # name for `make_masker`, or a module with one logit a pixel

@@ -36,6 +36,11 @@ class ScalarLogger(Callback):
     def before_fit(self):
         self.run = rank_distrib()==0 and not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
         self.seen, self.begun, self.started, self.trained = 0, time.monotonic(), False, False
+    def state(self)->dict:
+        "What a checkpoint must keep."
+        return dict(steps=self.steps, epochs=self.epochs, seen=self.seen, seconds=time.monotonic()-self.begun)
+    def load_state(self, s:dict):
+        self.steps, self.epochs, self.seen, self.begun = s['steps'], s['epochs'], s['seen'], time.monotonic()-s['seconds']
     def before_train(self): # not called by `learn.validate`, which plays the other events of a fit
         self.trained = True
         if self.started: return
@@ -70,8 +75,16 @@ class CSVLines(ScalarLogger):
     "Epochs to `history.csv`, steps to `steps.csv`, row by row. Files of an earlier logger are replaced."
     files = dict(epoch='history.csv', step='steps.csv')
     def start(self):
-        if self.steps: return # goes on after an earlier fit
-        for f in self.files.values(): (self.folder/f).unlink(missing_ok=True)
+        if not self.steps: # else it goes on after an earlier fit
+            for f in self.files.values(): (self.folder/f).unlink(missing_ok=True)
+    def load_state(self, s:dict):
+        "Go on; lines that were written after the checkpoint are taken back."
+        super().load_state(s)
+        for kind, last in dict(epoch=self.epochs, step=self.steps).items():
+            path = self.folder/self.files[kind]
+            if path.is_file():
+                head, *lines = path.read_text().splitlines(keepends=True)
+                path.write_text(head+''.join(l for l in lines if l.endswith('\n') and int(l.split(',')[0])<=last))
     def write(self, kind, at, values): # values: name -> number or None, which leaves the field empty
         path = self.folder/self.files[kind]
         new = not path.exists()

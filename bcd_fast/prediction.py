@@ -16,9 +16,10 @@ from PIL import Image
 from .formats import Picture
 from .folders import list_files
 from .images import InputError, check_choice
-from .models import load_model, make_folder, write_whole
+from .models import load_model
 from .outputs import OUTPUTS, coco_annotations, coco_file, geo_tags, geojson, map_coordinates, overlay
-from .tiles import SMALL, TiffRows, WholeImage, from_masker, normalised, open_images, predict_bands, predict_batch, predict_whole, to_masker, write_tiff
+from .tiles import SMALL, TiffRows, WholeImage, from_masker, normalised, open_images, predict_bands, predict_batch, to_masker, write_tiff
+from .writing import make_folder, write_whole
 
 # %% ../nbs/61_prediction.ipynb #acf53c59
 def output_stems(paths)->list: # one an image

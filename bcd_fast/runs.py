@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'peak_rss_mb', 'cpu_name', 'platform_text', 'settings_of', 'settings_hash',
-           'settings_metrics', 'write_json', 'run_experiment', 'find_threshold', 'run_stage2', 'read_run',
-           'evaluate_run']
+           'settings_metrics', 'write_json', 'run_experiment', 'find_stage1', 'resume_run', 'find_threshold',
+           'run_stage2', 'read_run', 'evaluate_run']
 
 # %% ../nbs/74_runs.ipynb #2787b396
 import hashlib, json, pandas as pd, platform, shutil, sys, torch
 from omegaconf import OmegaConf
 from pathlib import Path
 from . import __version__
+from .checkpoints import read_state
 from .configs import Config
 from .evaluation import EVALUATED, REPORTED, evaluate_masker, only_data, report_stage1
 from .experiments import check_config
@@ -19,10 +20,11 @@ from .figures import loss_curves, save_figure
 from .images import InputError
 from .learner import predict_masks
 from .maskers import count_parameters, set_precision
-from .models import load_model, make_folder, save_model, write_whole
+from .models import load_model, save_model
 from .normalisation import Normalisation
 from .thresholds import false_alarm_curve, threshold_figure, threshold_for
-from .stages import load_data, load_stage1, run_stage1, save_stage1, stage1_key, train_masker
+from .writing import make_folder, write_whole
+from .stages import Stage1, load_data, load_stage1, run_stage1, save_stage1, stage1_key, train_masker
 
 # %% ../nbs/74_runs.ipynb #e8330447
 def peak_rss_mb()->float:
@@ -78,24 +80,45 @@ def write_json(path, values:dict)->None:
 # %% ../nbs/74_runs.ipynb #b1a730b5
 def run_experiment(cfg, name:str, # settings, name of the experiment
                    folder, # of this run, made if it is not there
-                   say=print # where messages go
+                   say=print, # where messages go
+                   resume:bool=False # go on with what the folder holds of this run
                   )->tuple: # contents of metrics.json, messages about files that were left out
     "Run an experiment and write its folder. Raises `InputError` for input that cannot be used."
     folder = make_folder(folder)
-    (folder/'config.yaml').write_text(f'# experiment={name}\n{OmegaConf.to_yaml(cfg)}')
+    if not resume: write_whole(folder/'config.yaml', f'# experiment={name}\n{OmegaConf.to_yaml(cfg)}'.encode())
     ds = load_data(cfg)
     for message in ds.unreadable: say(f'left out: {message}')
     say(f'{len(ds.objects):,} object images, {len(ds.backgrounds):,} background images of {cfg.data.size}x{cfg.data.size} pixels: {ds.source}')
     say(f'stage 1: {cfg.cluster.k} clusters of backgrounds')
+    s1, state = find_stage1(cfg, ds, folder, say, resume), None
+    checkpoint = folder/'checkpoint.safetensors'
+    if resume and checkpoint.is_file(): state = read_state(checkpoint)
+    metrics = settings_metrics(cfg, name, ds) | dict(seconds_stage1=s1.report['seconds']) | report_stage1(cfg, ds, s1, folder)
+    if cfg.stage==2: metrics |= run_stage2(cfg, ds, s1, folder, say, state)
+    metrics['peak_rss_mb'] = peak_rss_mb()
+    write_json(folder/'metrics.json', metrics)
+    checkpoint.unlink(missing_ok=True) # all of it is in the model
+    return metrics, ds.unreadable
+
+def find_stage1(cfg, ds, folder, say, resume:bool)->Stage1:
+    "Stage 1 of this run: what its folder holds, the cache, or anew."
+    if resume and (folder/'stage1/stage1.json').is_file():
+        s1 = load_stage1(folder/'stage1')
+        if s1.report['key']!=stage1_key(cfg, ds): raise InputError(f'{folder}: the data or the version have changed since the run began, so it cannot go on; run the experiment anew.')
+        return s1
     s1, cached = run_stage1(cfg, ds)
     if cached: say('         found in the cache')
     shutil.rmtree(folder/'stage1', ignore_errors=True) # of an earlier run in this folder
     save_stage1(s1, folder/'stage1')
-    metrics = settings_metrics(cfg, name, ds) | dict(seconds_stage1=s1.report['seconds']) | report_stage1(cfg, ds, s1, folder)
-    if cfg.stage==2: metrics |= run_stage2(cfg, ds, s1, folder, say)
-    metrics['peak_rss_mb'] = peak_rss_mb()
-    write_json(folder/'metrics.json', metrics)
-    return metrics, ds.unreadable
+    return s1
+
+def resume_run(folder, say=print)->tuple: # contents of metrics.json, messages about files that were left out
+    "Go on with a run that was interrupted. Raises `InputError` when it is none, or is finished."
+    folder = Path(folder)
+    if not (folder/'config.yaml').is_file(): raise InputError(f'{folder} is not the folder of a run: config.yaml is missing.')
+    if (folder/'metrics.json').is_file(): raise InputError(f'{folder} is finished: its scores are in metrics.json, its model in model/.')
+    text = (folder/'config.yaml').read_text()
+    return run_experiment(check_config(OmegaConf.create(text)), text.splitlines()[0].removeprefix('# experiment='), folder, say, resume=True)
 
 def find_threshold(cfg, ds, model, folder, say)->tuple: # `false_alarm_curve`, threshold
     "False alarms on the held-out backgrounds, and the threshold of the settings or the one that they ask for."
@@ -108,11 +131,11 @@ def find_threshold(cfg, ds, model, folder, say)->tuple: # `false_alarm_curve`, t
     save_figure(threshold_figure(curve, threshold), folder/'thresholds.png')
     return curve, threshold
 
-def run_stage2(cfg, ds, s1, folder, say)->dict: # the metrics of stage 2
+def run_stage2(cfg, ds, s1, folder, say, state=None)->dict: # the metrics of stage 2
     "Train the masker, write it, score it on the test part."
     t = cfg.trainer
-    say(f'stage 2: {t.epochs} epochs' + (f' of {t.steps} steps' if t.steps else ''))
-    model, seconds, steps = train_masker(cfg, ds, s1, folder)
+    say(f'stage 2: {t.epochs} epochs' + (f' of {t.steps} steps' if t.steps else '') + (f', {state["epoch"]} of them done before' if state else ''))
+    model, seconds, steps = train_masker(cfg, ds, s1, folder, state)
     sizes = [int((s1.assigned['train_backgrounds']==k).sum()) for k in range(cfg.cluster.k)]
     curve, threshold = find_threshold(cfg, ds, model, folder, say)
     save_model(folder/'model', model, cfg.data.size, dict(k=cfg.cluster.k, assign=cfg.cluster.assign, backgrounds=sizes), threshold, cfg.seed,

@@ -17,6 +17,7 @@ from safetensors import numpy as stn, torch as stt
 from . import __version__
 from .assignment import assign_clusters, cluster_report
 from .callbacks import EpochLines
+from .checkpoints import Checkpoint
 from .clusters import check_number, load_clusters, make_clusters, save_clusters
 from .configs import given
 from .contrastive import make_encoder, train_encoder
@@ -162,10 +163,15 @@ def rank_learner(settings:dict, folder): # plain settings, folder of the run wit
     cfg = OmegaConf.create(settings)
     return stage2_learner(cfg, load_data(cfg), load_stage1(Path(folder)/'stage1'), callbacks_of(cfg, folder))
 
-def train_masker(cfg, ds, s1:Stage1, folder)->tuple: # trained masker, seconds, training steps
-    "Stage 2 in one process or in several."
-    t, learn = cfg.trainer, stage2_learner(cfg, ds, s1, callbacks_of(cfg, folder))
-    if t.processes==1: return learn.model, fit_stage2(cfg, learn), len(learn.bcd.parts)
+def train_masker(cfg, ds, s1:Stage1, folder, # settings, data, stage 1, folder of the run
+                 state:dict=None # of a checkpoint to go on from
+                )->tuple: # trained masker, seconds, training steps
+    "Stage 2 in one process, with checkpoints, or in several."
+    t, before = cfg.trainer, state['seconds'] if state else 0.
+    keep = [Checkpoint(folder, before=before)] if t.processes==1 and cfg.debug.name=='none' else []
+    learn = stage2_learner(cfg, ds, s1, [*callbacks_of(cfg, folder), *keep])
+    learn.resume_from = state
+    if t.processes==1: return learn.model, before+fit_stage2(cfg, learn), len(learn.bcd.parts)
     start = time.perf_counter()
     done = fit_processes(rank_learner, t.processes, t.epochs, learn.lr, (OmegaConf.to_container(cfg), str(folder)), seed=cfg.seed,
                          cpu=find_device(t.accelerator)=='cpu', one_cycle=OPTIMIZERS[t.optimizer].one_cycle, lines=cfg.bar)
