@@ -9,6 +9,7 @@ __all__ = ['on_other_ground', 'BCDCallback', 'LossPart', 'PooledIoU', 'EpochLine
 import time, torch
 from fastai.callback.core import Callback
 from fastai.learner import Metric
+from fastcore.basics import patch
 from .compositing import composite, move, paste_blobs
 from .maskers import fill_nan
 
@@ -43,13 +44,6 @@ class BCDCallback(Callback):
         self.shift, self.paste, self.paste_until, self.warm, self.areas, self.memory = shift, paste, paste_until, warm, areas, memory
     def before_fit(self):
         self.before, self.parts, self.pool = None, [], None
-    def state(self)->dict:
-        "What a checkpoint must keep."
-        return dict(before=self.before, parts=torch.stack(self.parts) if self.parts else None, pool=self.pool)
-    def load_state(self, s:dict):
-        device = next(self.model.parameters()).device
-        self.before, self.pool = s['before'] and tuple(v.to(device) for v in s['before']), None if s['pool'] is None else s['pool'].to(device)
-        self.parts = [] if s['parts'] is None else [*s['parts'].to(device)]
     def remember(self, b): # (B,C,H,W)
         "Keep the backgrounds of the last batches: those of one batch are all of one cluster."
         self.pool = (b if self.pool is None else torch.cat([b, self.pool]))[:self.memory*len(b)]
@@ -77,6 +71,21 @@ class BCDCallback(Callback):
         loss = self.loss_func
         self.parts.append(torch.stack([loss.div, loss.bg, loss.cf, loss.obj]))
         if loss.cf_weight: self.before = on_other_ground(self.yb[0], loss.used, self.some, self.areas, bool(loss.levels))
+
+# %% ../nbs/40_callbacks.ipynb #a1236226
+@patch
+def state(self:BCDCallback)->dict:
+    "What a checkpoint must keep."
+    return dict(before=self.before, parts=torch.stack(self.parts) if self.parts else None, pool=self.pool)
+
+@patch
+def load_state(self:BCDCallback, s:dict): # as `state` gives it
+    "Go on from what a checkpoint kept."
+    device = next(self.model.parameters()).device
+    self.before, self.pool = s['before'] and tuple(v.to(device) for v in s['before']), None if s['pool'] is None else s['pool'].to(device)
+    self.parts = [] if s['parts'] is None else [*s['parts'].to(device)]
+
+
 
 # %% ../nbs/40_callbacks.ipynb #258cd814
 class LossPart(Metric):

@@ -76,6 +76,7 @@ class DivergenceConfig:
     epsilon: Optional[float] = None # of sinkhorn, relative to the mean cost
     normalise: Optional[bool] = None # divide by the targets' own spread, so that values are of order one
 
+# %% ../nbs/70_configs.ipynb #64d960d0
 @dataclass
 class TrainerConfig:
     "`trainer`: stage 2, the training of the masker."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'FITS', 'list_files', 'read_table', 'find_files', 'read_files', 'square', 'resized', 'grid_windows',
-           'target_size', 'filled', 'cut_windows', 'stack_windows', 'read_folder', 'read_masks']
+           'target_size', 'filled', 'cut_windows', 'stack_windows', 'read_masks', 'read_folder']
 
 # %% ../nbs/08_folders.ipynb #67b20c9b
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -130,6 +130,18 @@ def stack_windows(found, # list of (number of the file, Picture)
     return dict(images=images[keep], groups=groups, valid=None if valid.all() else valid[keep],
                 masks=np.concatenate([p[2] for p in parts])[keep] if masks else None)
 
+# %% ../nbs/08_folders.ipynb #0115bce6
+def read_masks(paths, # a mask for each file, or none
+               found # object pictures with the numbers of their files
+              )->tuple: # list of Picture, one for each of `found`, or empty; messages
+    "True masks, for scores only; none at all unless every picture has one."
+    if not paths: return [], []
+    good, bad = read_files([paths[i] for i in dict.fromkeys(i for i, _ in found)])
+    if bad: return [], bad
+    if len(good)!=len(found): return [], [f'{paths[0].parent}: {len(good)} masks for {len(found)} object pictures, so no scores are made.']
+    return [p for _, p in good], []
+
+# %% ../nbs/08_folders.ipynb #f0f0bf0a
 def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CSV table
                 size:int=64, channels:int=1, # side of the windows, pixels; 1 gray, 3 colour
                 normalise:str='auto', # one of `NORMALISATIONS`, or auto
@@ -155,13 +167,3 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
         if len(w['images'])<least: raise InputError(f'{folder}: {what} give {len(w["images"])} readable image(s): at least {least} are needed, and hundreds to learn from.{"".join(" "+m for m in bad[:3])}')
     bg.pop('masks')
     return Dataset('folder', ObjectImages(**obj), BackgroundImages(**bg), unreadable=bad, source=f'your images in {Path(folder).name}', normalisation=how, scale=scale)
-
-def read_masks(paths, # a mask for each file, or none
-               found # object pictures with the numbers of their files
-              )->tuple: # list of Picture, one for each of `found`, or empty; messages
-    "True masks, for scores only; none at all unless every picture has one."
-    if not paths: return [], []
-    good, bad = read_files([paths[i] for i in dict.fromkeys(i for i, _ in found)])
-    if bad: return [], bad
-    if len(good)!=len(found): return [], [f'{paths[0].parent}: {len(good)} masks for {len(found)} object pictures, so no scores are made.']
-    return [p for _, p in good], []

@@ -75,6 +75,7 @@ class BCDLearner(Learner):
             if half: set_random_states(half['random']); half = None # making the iterator has drawn numbers
             self.one_batch(i, batch)
 
+# %% ../nbs/41_learner.ipynb #54ce6d1c
 def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters, their clusters) each
                 masker='fast', # name for `make_masker`, or a module with one logit a pixel
                 width:int=None, # of a masker given by name

@@ -10,6 +10,7 @@ __all__ = ['LOSS_PARTS', 'LOGGERS', 'optional', 'ScalarLogger', 'mean_parts', 'C
 import csv, importlib, json, time, torch
 from fastai.callback.core import Callback
 from fastai.torch_core import rank_distrib
+from fastcore.basics import patch
 from pathlib import Path
 from .images import InputError
 
@@ -36,11 +37,6 @@ class ScalarLogger(Callback):
     def before_fit(self):
         self.run = rank_distrib()==0 and not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
         self.seen, self.begun, self.started, self.trained = 0, time.monotonic(), False, False
-    def state(self)->dict:
-        "What a checkpoint must keep."
-        return dict(steps=self.steps, epochs=self.epochs, seen=self.seen, seconds=time.monotonic()-self.begun)
-    def load_state(self, s:dict):
-        self.steps, self.epochs, self.seen, self.begun = s['steps'], s['epochs'], s['seen'], time.monotonic()-s['seconds']
     def before_train(self): # not called by `learn.validate`, which plays the other events of a fit
         self.trained = True
         if self.started: return
@@ -65,6 +61,17 @@ class ScalarLogger(Callback):
         return getattr(getattr(self.learn, 'bcd', None), 'parts', [])
     def start(self): "Called before each fit."
     def stop(self): "Called after each fit."
+
+# %% ../nbs/42_loggers.ipynb #7cb28ca6
+@patch
+def state(self:ScalarLogger)->dict:
+    "What a checkpoint must keep."
+    return dict(steps=self.steps, epochs=self.epochs, seen=self.seen, seconds=time.monotonic()-self.begun)
+
+@patch
+def load_state(self:ScalarLogger, s:dict): # as `state` gives it
+    "Go on from what a checkpoint kept."
+    self.steps, self.epochs, self.seen, self.begun = s['steps'], s['epochs'], s['seen'], time.monotonic()-s['seconds']
 
 def mean_parts(rows)->dict: # list of (3,) tensors -> part -> number; empty for no rows
     "Mean of each loss part over some steps."

@@ -145,6 +145,7 @@ class Run:
         self.annotations += coco_annotations(prob>self.threshold, prob, len(self.images), len(self.annotations)+1)
     def count(self, shape)->None: self.written += 1; self.pixels += int(np.prod(shape))
 
+# %% ../nbs/61_prediction.ipynb #7e904703
 def predict_file(run:Run, path:Path, stem:str)->None:
     "Predict a file, or let its small pictures wait for others. Raises `InputError`."
     with open_images(path, run.about['masker']['channels'], **run.reading) as sources:

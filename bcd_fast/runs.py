@@ -100,6 +100,7 @@ def run_experiment(cfg, name:str, # settings, name of the experiment
     checkpoint.unlink(missing_ok=True) # all of it is in the model
     return metrics, ds.unreadable
 
+# %% ../nbs/74_runs.ipynb #8b0583da
 def find_stage1(cfg, ds, folder, say, resume:bool)->Stage1:
     "Stage 1 of this run: what its folder holds, the cache, or anew."
     if resume and (folder/'stage1/stage1.json').is_file():
@@ -120,6 +121,7 @@ def resume_run(folder, say=print)->tuple: # contents of metrics.json, messages a
     text = (folder/'config.yaml').read_text()
     return run_experiment(check_config(OmegaConf.create(text)), text.splitlines()[0].removeprefix('# experiment='), folder, say, resume=True)
 
+# %% ../nbs/74_runs.ipynb #55775f44
 def find_threshold(cfg, ds, model, folder, say)->tuple: # `false_alarm_curve`, threshold
     "False alarms on the held-out backgrounds, and the threshold of the settings or the one that they ask for."
     obj, bg = ds.part('valid')

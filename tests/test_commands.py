@@ -6,7 +6,7 @@ from PIL import Image
 from bcd_fast.runs import METRICS
 from conftest import SHORT, folder_of
 
-FILES = {'config.yaml', 'confusion.png', 'stage1', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model'}
+FILES = {'config.yaml', 'confusion.png', 'stage1', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model', 'thresholds.png'}
 
 
 def one_sentence(done, *parts):
@@ -100,7 +100,7 @@ def test_one_background_of_your_own(run, tmp_path):
     for name, n in (('objects', 12), ('backgrounds', 1)):
         (tmp_path/name).mkdir()
         for i in range(n): Image.fromarray(np.full((64, 64), 20*i, np.uint8)).save(tmp_path/name/f'{i}.png')
-    one_sentence(run('bcd_train', 'experiment=folder', f'data.path={tmp_path}'), 'backgrounds holds 1 readable')
+    one_sentence(run('bcd_train', 'experiment=folder', f'data.path={tmp_path}'), 'backgrounds give 1 readable')
 
 
 def test_demo_rehearsal(run, tmp_path):
