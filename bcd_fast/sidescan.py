@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARES', 'dark_runs', 'find_blind_band', 'halves', 'join_halves', 'outside_band', 'crop_places', 'cut_crops',
            'scene_crops', 'hold_out', 'gather', 'thin', 'shipwreck_dataset', 'read_pair', 'read_scene',
-           'read_shipwrecks', 'simulate_site', 'simulated_shipwrecks', 'read_transects']
+           'read_shipwrecks', 'simulate_site', 'simulated_shipwrecks', 'same_level', 'read_transects']
 
 # %% ../nbs/06_sidescan.ipynb #c4cffd90
 import math, numpy as np
@@ -203,9 +203,19 @@ def simulated_shipwrecks(n_objects:int=600, n_backgrounds:int=600, # crops in al
                              f'simulated side-scan images ({" and ".join(kinds)}), a stand-in for AI4Shipwrecks', True)
 
 # %% ../nbs/06_sidescan.ipynb #153dc208
+def same_level(patches, # (N,H,W) uint8
+               level:float=64 # mean gray; None for no change
+              )->np.ndarray: # (N,H,W) uint8, clipped
+    "Each patch divided by its mean, times `level`."
+    if level is None: return patches
+    mean = np.maximum(patches.mean((1,2), keepdims=True), 1)
+    return (patches*(level/mean)).clip(0, 255).round().astype(np.uint8)
+
+# %% ../nbs/06_sidescan.ipynb #f727d8af
 def read_transects(folder, # holds images/ and labels/
                    size:int=64, n:int=4000, # side; patches in all, at most
                    cover:float=.8, # more than this part of a patch is of one class
+                   level:float=64, # mean gray of each patch; None leaves the grays as they are
                    seed:int=42
                   )->tuple: # (N,size,size) uint8, (N,) class 0.. in order of the gray values, (N,) number of the transect
     "Patches of one seafloor each. Raises `InputError` for a broken pair, or when there is no patch."
@@ -217,4 +227,4 @@ def read_transects(folder, # holds images/ and labels/
         found.append((np.array([a[r:r+size,c:c+size] for r, c in zip(y, x)], np.uint8).reshape(-1, size, size), k, np.full(len(k), i)))
     patches, values, groups = (np.concatenate(a) for a in zip(*found))
     if not len(patches): raise InputError(f'{folder}: no {size}x{size} window has one class on more than {cover:.0%} of it; lower the size or the cover.')
-    return patches, np.unique(values, return_inverse=True)[1], groups
+    return same_level(patches, level), np.unique(values, return_inverse=True)[1], groups
