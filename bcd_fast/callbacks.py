@@ -14,15 +14,15 @@ from .compositing import composite, move, paste_blobs
 from .maskers import fill_nan
 
 # %% ../nbs/40_callbacks.ipynb #f910b365
-def on_other_ground(x, m, # (B,C,H,W), (B,1,H,W) sources and the masks their counterfactuals were made with
+def on_other_ground(x, m, # (B,C,H,W), (B,1,H,W) sources and their masks
                     some, # number -> (n,C,H,W), backgrounds
                     areas:tuple=(.002,.7), # a mask that covers less or more of its image stays out
-                    binary:bool=True # round the masks
+                    lowest:float=.5 # masks are cut at random levels from this to .95; None leaves them as they are
                    )->tuple: # images whose mask is known, their masks; None without sources
     "Half of the sources, moved, on other backgrounds, by their masks; in place of a mask that stays out, another source."
     x, m = x[:len(x)//2], m[:len(x)//2]
     if not len(x): return None
-    if binary: m = (m>.5).to(m.dtype)
+    if lowest is not None: m = (m>lowest+(.95-lowest)*torch.rand(len(m), 1, 1, 1, device=m.device)).to(m.dtype)
     area = m.mean((1,2,3))
     ok = (areas[0]<area)&(area<areas[1])
     n_ok = ok.sum() # stays on the device: a step never waits for a number
@@ -40,8 +40,9 @@ class BCDCallback(Callback):
                  paste_until:float=1., # share of the training after which no more blobs come
                  warm:float=0., # share of the training without sources: blobs and backgrounds only
                  areas:tuple=(.002,.7), # share of an image that a mask covers, for a counterfactual to be learned from
+                 tight:float=.5, # lowest level at which a mask is cut, for a counterfactual to be learned from
                  memory:int=4): # batches of backgrounds that blobs and counterfactuals are set on
-        self.shift, self.paste, self.paste_until, self.warm, self.areas, self.memory = shift, paste, paste_until, warm, areas, memory
+        self.shift, self.paste, self.paste_until, self.warm, self.areas, self.tight, self.memory = shift, paste, paste_until, warm, areas, tight, memory
     def before_fit(self):
         self.before, self.parts, self.pool = None, [], None
     def remember(self, b): # (B,C,H,W)
@@ -70,7 +71,7 @@ class BCDCallback(Callback):
         if not self.training: return
         loss = self.loss_func
         self.parts.append(torch.stack([loss.div, loss.bg, loss.cf, loss.obj]))
-        if loss.cf_weight: self.before = on_other_ground(self.yb[0], loss.used, self.some, self.areas, bool(loss.levels))
+        if loss.cf_weight: self.before = on_other_ground(self.yb[0], loss.mask, self.some, self.areas, self.tight if loss.levels else None)
 
 # %% ../nbs/40_callbacks.ipynb #a1236226
 @patch

@@ -27,6 +27,7 @@ class DataConfig:
     key: Optional[str] = None # folder: data set in HDF5 files
     fit: str = 'scale' # folder: scale resizes all pictures by one factor and cuts windows, each takes the central square of each
     object_scale: float = 1. # digits, mnist, fashion_mnist: size of the object image, share of the side
+    placebo: bool = False # call half of the backgrounds object images: what is masked then?
     noise: float = 0. # share of the background images for training that show an object, for studies
     seed: int = 0 # of pasting and cropping
 
@@ -48,7 +49,7 @@ class EncoderConfig:
 class ClusterConfig:
     "`cluster`: stage 1, background clusters and the assignment of object images."
     name: str = 'sinkhorn' # a key of `CLUSTERINGS`
-    k: int = 10 # number of clusters; 1 leaves the condition out, for comparison
+    k: Optional[int] = 10 # number of clusters; 1 leaves the condition out, for comparison; null follows from the images
     sweep: List[int] = field(default_factory=list) # other numbers to try, for a report
     assign: str = 'robust' # robust, naive, oracle (reads known labels; for comparison)
     n_components: int = 16 # dimensions of the whitened latents
@@ -84,9 +85,9 @@ class TrainerConfig:
     processes: int = 1 # that share each step
     optimizer: str = 'adam' # a key of `OPTIMIZERS`
     lr: Optional[float] = None # largest learning rate; the optimiser's own by default
-    epochs: int = 10
+    epochs: Optional[int] = 10 # null follows from the images and the machine
     steps: Optional[int] = 100 # batches an epoch; null for as many as there are object images
-    bs: int = 48 # sources, backgrounds and targets in a batch
+    bs: Optional[int] = 48 # sources, backgrounds and targets in a batch; null follows from the images and the machine
     clusters: int = 2 # target clusters that share a batch
     div_weight: float = 1. # of the divergence
     bg_weight: float = 10. # of the backgrounds' squared masks
@@ -98,6 +99,7 @@ class TrainerConfig:
     paste_until: float = .3 # share of the training after which no more blobs come
     warm: float = .1 # share of the training without sources: blobs and backgrounds only
     precision: str = 'auto' # of the numbers between the masker's layers: auto, float32, bfloat16
+    tight: float = .05 # lowest level of the masks that counterfactuals with a known mask are made with
     levels: float = .3 # temperature of random level sets that composites are made with; 0 takes the mask itself
 
 # %% ../nbs/70_configs.ipynb #2b2bb6b7

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PER_IMAGE', 'DATASETS', 'texture_images', 'idx_on_textures', 'shapes_on_textures', 'shapes_on_sas',
-           'shapes_on_seafloor', 'shipwrecks', 'load_dataset', 'mislabel']
+           'shapes_on_seafloor', 'shipwrecks', 'load_dataset', 'mislabel', 'placebo']
 
 # %% ../nbs/09_datasets.ipynb #6c16dc04
 import numpy as np
@@ -13,7 +13,7 @@ from functools import partial
 from .birds import photos_dataset, read_cub
 from .downloads import how_to_get
 from .folders import read_folder
-from .images import Dataset, InputError
+from .images import Dataset, InputError, ObjectImages
 from .objects import embedded_digits, objects_on_textures, read_idx_folder
 from .sassed import read_patches, simulated_patches
 from .sidescan import read_shipwrecks, read_transects, simulated_shipwrecks
@@ -101,3 +101,14 @@ def mislabel(ds:Dataset, share:float, # of the background images
         images[bad] = obj.images[src][...,::-1]
         if labels is not None: labels[bad] = obj.labels[src]
     return replace(ds, backgrounds=replace(bg, images=images, labels=labels))
+
+# %% ../nbs/09_datasets.ipynb #5d22b3b6
+def placebo(ds:Dataset, seed:int=0)->Dataset:
+    "The data set with half of the backgrounds, and no other image, as object images; there is nothing to score."
+    bg, rng = ds.backgrounds, np.random.default_rng(seed)
+    at = np.concatenate([rng.permutation(i)[:len(i)//2] for i in ds.indices('backgrounds').values()])
+    other = np.setdiff1d(np.arange(len(bg)), at)
+    part = np.empty(len(bg), int)
+    for n, i in enumerate(ds.indices('backgrounds').values()): part[i] = n
+    obj, bg = (replace(bg.subset(np.sort(i)), parts=part[np.sort(i)]) for i in (at, other))
+    return replace(ds, objects=ObjectImages(obj.images, obj.labels, obj.groups, obj.parts, valid=obj.valid), backgrounds=bg, scenes=[], source=f'placebo of {ds.source}')

@@ -35,7 +35,7 @@ def experiment(data, encoder, k, *, stage=2, sweep=(), trainer='default', **valu
 
 EXPERIMENTS = dict(
     demo=experiment('digits', 'autoencoder', 5),
-    folder=experiment('folder', 'autoencoder', 5),
+    folder=experiment('folder', 'autoencoder', None),
     autoencoder=experiment('digits', 'autoencoder', 5, stage=1, sweep=range(2, 8)),
     texture_cl=experiment('digits', 'contrastive', 5, stage=1, sweep=(5,10,15)),
     cl=experiment('cub', 'contrastive', 15, stage=1, sweep=(5,10,15,20,30,50)),
@@ -57,7 +57,7 @@ def stage1_epochs(bs, epochs)->dict: return dict(bs=bs, epochs=epochs, steps=100
 def stage2_epochs(bs, epochs)->dict: return dict(bs=bs, epochs=epochs, steps=None)
 
 SIZES = dict(
-    small=dict(demo=budget(4000, 3000, trainer=dict(epochs=6, bs=32)), folder=budget(),
+    small=dict(demo=budget(4000, 3000, trainer=dict(epochs=6, bs=32)), folder=budget(trainer=dict(epochs=None, bs=None)),
                autoencoder=budget(1500, 3000), texture_cl=budget(1500, 3000), cl=budget(1500, 3000),
                sas_cl=budget(1500, 3000), sas_autoencoder=budget(1500, 3000), sss_cl=budget(1500, 3000), sss_ae=budget(1500, 3000),
                synthetic_segmentation=budget(4000, 3000, trainer=dict(epochs=10, bs=32)), sas_segmentation=budget(4000, 3000, trainer=dict(epochs=10, bs=32)),
@@ -141,7 +141,7 @@ CHOICES = {'data.name': DATASETS, 'data.channels': (1,3), 'data.normalise': ('au
 AT_LEAST = {'data.size':16, 'data.crop':16, 'data.n_objects':10, 'data.n_backgrounds':10, 'encoder.latent':1, 'encoder.patch':2, 'encoder.width':1,
             'encoder.views':2, 'encoder.epochs':1, 'encoder.steps':1, 'encoder.bs':2, 'cluster.k':1, 'cluster.n_components':1, 'cluster.least':1, 'model.width':4,
             'divergence.n_projections':1, 'divergence.n_filters':1, 'divergence.inner_steps':0, 'trainer.processes':1, 'trainer.epochs':1, 'trainer.steps':1,
-            'trainer.bs':2, 'trainer.clusters':1, 'trainer.div_weight':0, 'trainer.bg_weight':0, 'trainer.cf_weight':0, 'trainer.obj_weight':0, 'trainer.shift':0, 'trainer.paste':0, 'trainer.paste_until':0, 'trainer.warm':0, 'trainer.levels':0, 'divergence.whitened':0, 'callbacks.patience':1, 'debug.n':1, 'hparams_search.n_trials':1,
+            'trainer.bs':2, 'trainer.clusters':1, 'trainer.div_weight':0, 'trainer.bg_weight':0, 'trainer.cf_weight':0, 'trainer.obj_weight':0, 'trainer.shift':0, 'trainer.paste':0, 'trainer.paste_until':0, 'trainer.warm':0, 'trainer.tight':0, 'trainer.levels':0, 'divergence.whitened':0, 'callbacks.patience':1, 'debug.n':1, 'hparams_search.n_trials':1,
             'seed':0, 'data.seed':0}
 ABOVE_ZERO = 'encoder.lr','encoder.crop','trainer.lr','trainer.obj_share','divergence.temperature','divergence.epsilon','callbacks.clip'
 

@@ -81,7 +81,7 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                 width:int=None, # of a masker given by name
                 loss=None, # `BCDLoss()` by default
                 bs:int=48, steps:int=100, # images of each sort in a batch, batches an epoch
-                shift:float=.5, paste:int=0, paste_until:float=1., warm:float=0., # as for `BCDCallback`
+                shift:float=.5, paste:int=0, paste_until:float=1., warm:float=0., tight:float=.5, # as for `BCDCallback`
                 least:int=8, # images of each sort that a target cluster must have
                 clusters:int=1, # target clusters of a batch, as many as `loss` is told
                 precision:str='auto', # one of `PRECISIONS`, between the layers of a masker given by name
@@ -99,6 +99,6 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                       TargetClusterLoader(*valid, bs=bs, steps=max(4, steps//10), clusters=clusters, least=1, masks=has_masks, seed=seed, device=device), device=device)
     metrics = metrics or [LossPart('div'), LossPart('bg'), *([PooledIoU()] if has_masks else [])]
     learn = BCDLearner(dls, model.to(device), loss_func=loss or BCDLoss(), opt_func=opt_func, lr=lr, wd=wd, metrics=metrics,
-                       cbs=[BCDCallback(shift, paste, paste_until, warm), *(cbs or [])], **kwargs)
+                       cbs=[BCDCallback(shift, paste, paste_until, warm, tight=tight), *(cbs or [])], **kwargs)
     learn.recorder.smooth_loss = DeviceSmoothLoss()
     return learn

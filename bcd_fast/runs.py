@@ -17,11 +17,13 @@ from .configs import Config
 from .evaluation import EVALUATED, REPORTED, evaluate_masker, only_data, report_stage1
 from .experiments import check_config
 from .figures import loss_curves, save_figure
+from .from_data import fill_settings
 from .images import InputError
 from .learner import predict_masks
 from .maskers import count_parameters, set_precision
-from .models import load_model, save_model
+from .models import load_model, read_about, save_model
 from .normalisation import Normalisation
+from .report import model_card, write_report
 from .thresholds import false_alarm_curve, threshold_figure, threshold_for
 from .writing import make_folder, write_whole
 from .stages import Stage1, load_data, load_stage1, run_stage1, save_stage1, stage1_key, train_masker
@@ -81,14 +83,17 @@ def write_json(path, values:dict)->None:
 def run_experiment(cfg, name:str, # settings, name of the experiment
                    folder, # of this run, made if it is not there
                    say=print, # where messages go
-                   resume:bool=False # go on with what the folder holds of this run
+                   resume:bool=False, # go on with what the folder holds of this run
+                   ds=None # Dataset, where it is not read from files
                   )->tuple: # contents of metrics.json, messages about files that were left out
     "Run an experiment and write its folder. Raises `InputError` for input that cannot be used."
     folder = make_folder(folder)
+    ds = ds or load_data(cfg)
+    cfg, chosen = fill_settings(cfg, ds)
     if not resume: write_whole(folder/'config.yaml', f'# experiment={name}\n{OmegaConf.to_yaml(cfg)}'.encode())
-    ds = load_data(cfg)
     for message in ds.unreadable: say(f'left out: {message}')
     say(f'{len(ds.objects):,} object images, {len(ds.backgrounds):,} background images of {cfg.data.size}x{cfg.data.size} pixels: {ds.source}')
+    if chosen: say(f'chosen for these images: {" ".join(f"{k}={v}" for k, v in chosen.items())}')
     say(f'stage 1: {cfg.cluster.k} clusters of backgrounds')
     s1, state = find_stage1(cfg, ds, folder, say, resume), None
     checkpoint = folder/'checkpoint.safetensors'
@@ -96,6 +101,8 @@ def run_experiment(cfg, name:str, # settings, name of the experiment
     metrics = settings_metrics(cfg, name, ds) | dict(seconds_stage1=s1.report['seconds']) | report_stage1(cfg, ds, s1, folder)
     if cfg.stage==2: metrics |= run_stage2(cfg, ds, s1, folder, say, state)
     metrics['peak_rss_mb'] = peak_rss_mb()
+    found = metrics.pop('found', None)
+    if found: write_whole(folder/'model/README.md', model_card(metrics, read_about(folder/'model'), (folder/'config.yaml').read_text(), found).encode())
     write_json(folder/'metrics.json', metrics)
     checkpoint.unlink(missing_ok=True) # all of it is in the model
     return metrics, ds.unreadable
@@ -122,16 +129,16 @@ def resume_run(folder, say=print)->tuple: # contents of metrics.json, messages a
     return run_experiment(check_config(OmegaConf.create(text)), text.splitlines()[0].removeprefix('# experiment='), folder, say, resume=True)
 
 # %% ../nbs/74_runs.ipynb #55775f44
-def find_threshold(cfg, ds, model, folder, say)->tuple: # `false_alarm_curve`, threshold
+def find_threshold(cfg, ds, model, folder, say)->tuple: # `false_alarm_curve`, threshold, masks of the held-out images of both sorts
     "False alarms on the held-out backgrounds, and the threshold of the settings or the one that they ask for."
-    obj, bg = ds.part('valid')
-    curve = false_alarm_curve(*(only_data(predict_masks(model, d.images), d.valid) for d in (bg, obj)))
+    false, masks = (only_data(predict_masks(model, d.images), d.valid) for d in ds.part('valid')[::-1])
+    curve = false_alarm_curve(false, masks)
     threshold = cfg.threshold
     if cfg.false_alarms:
         try: threshold = threshold_for(curve, cfg.false_alarms)
         except InputError as e: say(f'threshold stays {threshold}: {e}') # the training is not lost
     save_figure(threshold_figure(curve, threshold), folder/'thresholds.png')
-    return curve, threshold
+    return curve, threshold, masks, false
 
 def run_stage2(cfg, ds, s1, folder, say, state=None)->dict: # the metrics of stage 2
     "Train the masker, write it, score it on the test part."
@@ -139,13 +146,14 @@ def run_stage2(cfg, ds, s1, folder, say, state=None)->dict: # the metrics of sta
     say(f'stage 2: {t.epochs} epochs' + (f' of {t.steps} steps' if t.steps else '') + (f', {state["epoch"]} of them done before' if state else ''))
     model, seconds, steps = train_masker(cfg, ds, s1, folder, state)
     sizes = [int((s1.assigned['train_backgrounds']==k).sum()) for k in range(cfg.cluster.k)]
-    curve, threshold = find_threshold(cfg, ds, model, folder, say)
+    curve, threshold, *held_out = find_threshold(cfg, ds, model, folder, say)
     save_model(folder/'model', model, cfg.data.size, dict(k=cfg.cluster.k, assign=cfg.cluster.assign, backgrounds=sizes), threshold, cfg.seed,
                ds.normalisation or Normalisation(), ds.scale, cfg.data.nodata, curve)
     save_figure(loss_curves(pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])), folder/'losses.png')
     trained = 2*t.bs*steps*t.processes # sources and images with known masks
-    cfg = OmegaConf.merge(cfg, dict(threshold=threshold))
-    return evaluate_masker(cfg, ds, s1, model, folder) | dict(threshold=threshold) | dict(seconds_stage2=seconds, train_images_per_second=trained/seconds, parameters=count_parameters(model))
+    found = write_report(folder, f'{ds.source}, seed {cfg.seed}', curve, threshold, *held_out)
+    scores = evaluate_masker(OmegaConf.merge(cfg, dict(threshold=threshold)), ds, s1, model, folder)
+    return scores | dict(threshold=threshold, seconds_stage2=seconds, train_images_per_second=trained/seconds, parameters=count_parameters(model), found=found)
 
 # %% ../nbs/74_runs.ipynb #63c1ebba
 def read_run(folder)->tuple: # settings, name of the experiment

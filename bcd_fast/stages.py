@@ -21,12 +21,13 @@ from .checkpoints import Checkpoint
 from .clusters import check_number, load_clusters, make_clusters, save_clusters
 from .configs import given
 from .contrastive import make_encoder, train_encoder
-from .datasets import load_dataset, mislabel
+from .datasets import load_dataset, mislabel, placebo
 from .debugging import make_callbacks, make_debug
 from .encoders import describe, local_descriptors
 from .images import PARTS, Dataset, InputError
 from .learner import bcd_learner
 from .loggers import make_logger
+from .monitor import Monitor
 from .losses import BCDLoss, SupervisedLoss
 from .processes import fit_processes
 from .optimizers import OPTIMIZERS, make_opt_func
@@ -38,6 +39,7 @@ def load_data(cfg)->Dataset: # composed settings
     d = cfg.data
     reading = {k: d[k] for k in ('normalise','nodata','key','fit')} if d.name=='folder' else {}
     ds = load_dataset(d.name, d.path, d.textures, d.n_objects, d.n_backgrounds, d.size, d.crop, d.channels, d.seed, d.object_scale, **reading)
+    if d.placebo: ds = placebo(ds, d.seed)
     return mislabel(ds, d.noise, d.seed) if d.noise else ds
 
 # %% ../nbs/72_stages.ipynb #c417669e
@@ -130,7 +132,7 @@ def stage2_learner(cfg, ds, s1:Stage1, cbs=()):
     parts = [(*ds.part(n), s1.assigned[f'{n}_objects'], s1.assigned[f'{n}_backgrounds']) for n in ('train','valid')]
     t, device = cfg.trainer, find_device(cfg.trainer.accelerator)
     s1.encoder.to(device)
-    extra = dict(shift=0.) if cfg.supervised else dict(shift=t.shift, paste=t.paste, paste_until=t.paste_until, warm=t.warm)
+    extra = dict(shift=0.) if cfg.supervised else dict(shift=t.shift, paste=t.paste, paste_until=t.paste_until, warm=t.warm, tight=t.tight)
     return bcd_learner(*parts, masker=cfg.model.name, width=cfg.model.width, loss=stage2_loss(cfg, s1), bs=t.bs, steps=t.steps or max(1, len(parts[0][0])//t.bs),
                        precision=t.precision, supervised=cfg.supervised, **extra, seed=cfg.seed, lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer), least=cfg.cluster.least, clusters=t.clusters,
                        device=device, cbs=list(cbs))
@@ -168,7 +170,8 @@ def train_masker(cfg, ds, s1:Stage1, folder, # settings, data, stage 1, folder o
                 )->tuple: # trained masker, seconds, training steps
     "Stage 2 in one process, with checkpoints, or in several."
     t, before = cfg.trainer, state['seconds'] if state else 0.
-    keep = [Checkpoint(folder, before=before)] if t.processes==1 and cfg.debug.name=='none' else []
+    valid = (*ds.part('valid'), s1.assigned['valid_objects'], s1.assigned['valid_backgrounds'])
+    keep = [Monitor(folder, *valid), Checkpoint(folder, before=before)] if t.processes==1 and cfg.debug.name=='none' else []
     learn = stage2_learner(cfg, ds, s1, [*callbacks_of(cfg, folder), *keep])
     learn.resume_from = state
     if t.processes==1: return learn.model, before+fit_stage2(cfg, learn), len(learn.bcd.parts)

@@ -6,7 +6,7 @@ from PIL import Image
 from bcd_fast.runs import METRICS
 from conftest import SHORT, folder_of
 
-FILES = {'config.yaml', 'confusion.png', 'stage1', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model', 'thresholds.png'}
+FILES = {'config.yaml', 'confusion.png', 'stage1', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model', 'thresholds.png', 'monitor.json', 'epochs', 'report.html'}
 
 
 def one_sentence(done, *parts):
