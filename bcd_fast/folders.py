@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'FITS', 'list_files', 'read_table', 'find_files', 'read_files', 'square', 'resized', 'grid_windows',
-           'target_size', 'filled', 'cut_windows', 'stack_windows', 'read_masks', 'read_folder']
+           'target_size', 'filled', 'cut_windows', 'stack_windows', 'read_masks', 'pictures_dataset', 'read_folder']
 
 # %% ../nbs/08_folders.ipynb #67b20c9b
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from dataclasses import replace
 from pathlib import Path
 from PIL import Image
 from .formats import SUFFIXES, Picture, read_pictures
@@ -142,6 +143,29 @@ def read_masks(paths, # a mask for each file, or none
     return [p for _, p in good], []
 
 # %% ../nbs/08_folders.ipynb #f0f0bf0a
+def pictures_dataset(found:dict, # objects, backgrounds, masks (one for each object picture, or none) -> list of (number of the file, Picture)
+                     where:str, # what messages call it
+                     size:int=64, normalise:str='auto', fit:str='scale', crops:int=16, # as for `read_folder`
+                     least:int=10, seed:int=0, # windows of each sort
+                     bad=() # messages about files that were left out
+                    )->Dataset:
+    "A data set of windows. Raises `InputError` when the pictures do not go together or are too few."
+    check_choice('data.fit', fit, FITS)
+    said, sorts = ''.join(f' {m}' for m in bad[:3]), {w: found[w] for w in ('objects','backgrounds')}
+    masks = [p for _, p in found.get('masks', ())]
+    if masks and len(masks)!=len(found['objects']): raise InputError(f'{where}: {len(masks)} masks for {len(found["objects"])} object images: expected one for each, or none.')
+    how = fit_normalisation(normalise, [p for f in sorts.values() for _, p in f])
+    scale = size/np.median([min(p.values.shape[1:]) for _, p in found['objects']]) if fit=='scale' else None
+    kinds = {str(p.values.dtype) for f in sorts.values() for _, p in f}
+    if kinds!={'uint8'} and 'uint8' in kinds: raise InputError(f'{where}: pictures of {" and ".join(sorted(kinds))} are mixed: bring all to one kind of numbers.')
+    make = lambda what, masks=(): stack_windows(found[what], masks, how=how, size=size, scale=scale, most=crops, rng=np.random.default_rng(seed))
+    obj, bg = make('objects', masks), make('backgrounds')
+    for w, what in ((obj,'objects'), (bg,'backgrounds')):
+        if len(w['images'])<least: raise InputError(f'{where}: {what} give {len(w["images"])} readable image(s): at least {least} are needed, and hundreds to learn from.{said}')
+    bg.pop('masks')
+    return Dataset('folder', ObjectImages(**obj), BackgroundImages(**bg), unreadable=list(bad), source=where, normalisation=how, scale=scale)
+
+# %% ../nbs/08_folders.ipynb #1f2efaf3
 def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CSV table
                 size:int=64, channels:int=1, # side of the windows, pixels; 1 gray, 3 colour
                 normalise:str='auto', # one of `NORMALISATIONS`, or auto
@@ -150,20 +174,11 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
                 least:int=10, seed:int=0 # windows of each sort
                )->Dataset:
     "A data set from a user's files. Raises `InputError` when something is missing, too small or wrong."
-    check_choice('data.fit', fit, FITS)
     files, bad = find_files(folder)
     found = {}
-    for what in ('objects','backgrounds'): found[what], more = read_files(files[what], channels, nodata, key); bad += more
-    for what, f in found.items():
-        if not f: raise InputError(f'{folder}: none of the {len(files[what])} files of {what} can be read.{"".join(" "+m for m in bad[:3])}')
+    for what in ('objects','backgrounds'):
+        found[what], more = read_files(files[what], channels, nodata, key); bad += more
+        if not found[what]: raise InputError(f'{folder}: none of the {len(files[what])} files of {what} can be read.{"".join(" "+m for m in bad[:3])}')
     masks, more = read_masks(files['masks'], found['objects']); bad += more
-    how = fit_normalisation(normalise, [p for f in found.values() for _, p in f])
-    scale = size/np.median([min(p.values.shape[1:]) for _, p in found['objects']]) if fit=='scale' else None
-    kinds = {str(p.values.dtype) for f in found.values() for _, p in f}
-    if kinds!={'uint8'} and 'uint8' in kinds: raise InputError(f'{folder}: pictures of {" and ".join(sorted(kinds))} are mixed: bring all to one kind of numbers.')
-    make = lambda what, masks=(): stack_windows(found[what], masks, how=how, size=size, scale=scale, most=crops, rng=np.random.default_rng(seed))
-    obj, bg = make('objects', masks), make('backgrounds')
-    for w, what in ((obj,'objects'), (bg,'backgrounds')):
-        if len(w['images'])<least: raise InputError(f'{folder}: {what} give {len(w["images"])} readable image(s): at least {least} are needed, and hundreds to learn from.{"".join(" "+m for m in bad[:3])}')
-    bg.pop('masks')
-    return Dataset('folder', ObjectImages(**obj), BackgroundImages(**bg), unreadable=bad, source=f'your images in {Path(folder).name}', normalisation=how, scale=scale)
+    ds = pictures_dataset(found|dict(masks=list(enumerate(masks))), str(folder), size, normalise, fit, crops, least, seed, bad)
+    return replace(ds, source=f'your images in {Path(folder).name}')
