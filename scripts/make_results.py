@@ -23,8 +23,8 @@ RESULTS['synthetic_segmentation_dsprites'] = ['experiment=synthetic_segmentation
 BOUND = ['supervised=true']
 NEED_FILES = {
     'synthetic_segmentation_mnist': ['experiment=synthetic_segmentation', 'data=mnist', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=24'],
-    'synthetic_segmentation_dsprites_brodatz': ['experiment=synthetic_segmentation', 'data=dsprites', 'trainer=small_objects', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=24'],
-    'sas_segmentation_transects': ['experiment=sas_segmentation', 'data=seafloor', 'encoder=autoencoder']}
+    'synthetic_segmentation_dsprites_brodatz': ['experiment=synthetic_segmentation', 'data=dsprites', 'trainer=small_objects', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=16'],
+    'sas_segmentation_transects': ['experiment=sas_segmentation', 'data=seafloor']}
 RESULTS |= {f'{n}_supervised': [*RESULTS[n], *BOUND] for n in [*RESULTS] if 'segmentation' in n}
 NEED_FILES |= {f'{n}_supervised': [*w, *BOUND] for n, w in [*NEED_FILES.items()]}
 
