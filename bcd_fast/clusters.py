@@ -8,7 +8,7 @@ __all__ = ['CLUSTERINGS', 'sinkhorn_potentials', 'check_number', 'WhitenedCluste
 
 # %% ../nbs/13_clusters.ipynb #d4f6c492
 import math, numpy as np, pandas as pd, torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.mixture import GaussianMixture
@@ -131,11 +131,13 @@ def save_clusters(km:WhitenedClusters, path):
     save_file({n: np.ascontiguousarray(getattr(km, n)) for n in km.ARRAYS}, str(path), metadata=dict(name=name))
 
 def load_clusters(path)->WhitenedClusters:
-    "Read what `save_clusters` wrote; it can `predict` at once."
-    with safe_open(str(path), framework='np') as f:
-        km = make_clusters(f.metadata()['name'], *f.get_tensor('centroids').shape)
-        for n in km.ARRAYS: setattr(km, n, f.get_tensor(n))
-    return km
+    "Read what `save_clusters` wrote; it can `predict` at once. Raises `InputError` for a damaged file."
+    try:
+        with safe_open(str(path), framework='np') as f:
+            km = make_clusters(f.metadata()['name'], *f.get_tensor('centroids').shape)
+            for n in km.ARRAYS: setattr(km, n, f.get_tensor(n))
+        return km
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as e: raise InputError(f'{path} does not hold clusters that can be read ({" ".join(str(e).split())[:200]}).') from e
 
 # %% ../nbs/13_clusters.ipynb #5dad2c6a
 def cluster_table(labels, # (N,) known kinds, integers from 0

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ARRAY_SUFFIXES', 'HDF5_SUFFIXES', 'TIFF_SUFFIXES', 'SUFFIXES', 'MOST_PIXELS', 'MOST_RATIO', 'LUMA', 'READERS',
            'Picture', 'plain_numbers', 'to_channels', 'finished', 'split_array', 'array_pictures', 'read_npy',
-           'data_sets', 'read_hdf5', 'check_page', 'check_segments', 'tiff_nodata', 'tiff_picture', 'read_tiff',
-           'deep_png', 'check_pillow', 'read_pillow', 'read_pictures']
+           'data_sets', 'read_hdf5', 'check_page', 'tiff_nodata', 'tiff_picture', 'tiff_pages', 'read_tiff', 'deep_png',
+           'check_pillow', 'read_pillow', 'read_pictures']
 
 # %% ../nbs/00b_formats.ipynb #44b17b2e
 import h5py, imagecodecs, numpy as np, tifffile
@@ -115,11 +115,6 @@ def check_page(page, length:int): # of tifffile, bytes of the file
     if page.compression==1 and page.nbytes>sum(page.databytecounts)*(8 if page.bitspersample<8 else 1): raise ValueError('the file is shorter than its pictures')
     if page.samplesperpixel>4: raise ValueError(f'it has {page.samplesperpixel} channels: at most 4 are understood')
 
-def check_segments(page, path):
-    "`check_page` with the message for the user. Raises `InputError`."
-    try: check_page(page, Path(path).stat().st_size)
-    except ValueError as e: raise InputError(f'{path} cannot be read as an image ({e}): replace or remove it.') from e
-
 def tiff_nodata(page): # -> float or None
     "The value that GDAL marks as no data."
     tag = page.tags.get('GDAL_NODATA')
@@ -136,12 +131,20 @@ def tiff_picture(page, channels, nodata, name)->Picture:
     if len(a) in (2,4): a, alpha = a[:-1], (a[-1]>0 if page.extrasamples else None)
     return finished(a, channels, tiff_nodata(page) if nodata is None else nodata, name, alpha)
 
+def tiff_pages(f, length:int)->list: # open file, its bytes -> of pages
+    "The pages of full size, each checked before the next is looked for: damaged files link to pages without end. Raises `ValueError`."
+    found = []
+    for p in f.pages:
+        if not p.is_reduced: check_page(p, length); found.append(p)
+        if len(found)>length//16: raise ValueError('its pages have no end')
+    if not found: raise ValueError('it has no page')
+    return found
+
 def read_tiff(path, channels, nodata, key)->list:
     name, length = Path(path).name, Path(path).stat().st_size
     with tifffile.TiffFile(path) as f:
-        pages = [p for p in f.pages if not p.is_reduced]
+        pages = tiff_pages(f, length)
         for p in pages:
-            check_page(p, length)
             if p.imagewidth*p.imagelength>MOST_PIXELS: raise ValueError(f'{p.imagelength}x{p.imagewidth} pixels are too many to be read whole')
         return [tiff_picture(p, channels, nodata, name if len(pages)==1 else f'{name}[{i}]') for i, p in enumerate(pages)]
 

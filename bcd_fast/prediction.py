@@ -54,9 +54,10 @@ def predict_pictures(model, about:dict, # as `load_model` gives them
 def whole_lines(path)->list: # of dict
     "The lines of a JSON-lines file; one that was cut off while it was written is left out."
     def parsed(line):
-        try: return [json.loads(line)]
+        try: value = json.loads(line)
         except ValueError: return []
-    return [v for l in path.read_text().splitlines() for v in parsed(l)] if path.is_file() else []
+        return [value] if isinstance(value, dict) else []
+    return [v for l in path.read_text(errors='replace').splitlines() for v in parsed(l)] if path.is_file() else []
 
 @dataclass
 class Manifest:
@@ -66,7 +67,7 @@ class Manifest:
     lines: dict = field(default_factory=dict) # name of a file -> what was made of it
     def __post_init__(self):
         found = whole_lines(self.path)
-        if found and found[0].get('settings')==self.settings: self.lines = {l['file']: l for l in found[1:]}
+        if found and found[0].get('settings')==self.settings: self.lines = {l['file']: l for l in found[1:] if {'file','bytes','changed','outputs'}<=set(l)}
         else: write_whole(self.path, (json.dumps(dict(settings=self.settings))+'\n').encode())
     def stamp(self, p:Path)->dict: return dict(bytes=p.stat().st_size, changed=p.stat().st_mtime_ns)
     def done(self, p:Path)->bool:

@@ -9,6 +9,7 @@ __all__ = ['KEYS', 'window_sums', 'one_class_places', 'relative_magnitude', 'cut
 # %% ../nbs/05_sassed.ipynb #5f56b1f2
 import h5py, numpy as np
 from pathlib import Path
+from .formats import MOST_RATIO
 from .images import InputError
 from .sonar import simulate_sas, simulate_sassed
 
@@ -71,6 +72,8 @@ def open_sassed(f:h5py.File
     if s.dtype.kind not in 'iu': raise InputError(f'{where}: {pair[1]} holds {s.dtype} numbers: expected integers, one class a pixel.')
     if z.dtype.names and len(z.dtype.names)!=2 or not z.dtype.names and z.dtype.kind not in 'cfiu':
         raise InputError(f'{where}: {pair[0]} holds {z.dtype} numbers: expected complex numbers or magnitudes.')
+    claimed, there = z.nbytes+s.nbytes, Path(where).stat().st_size
+    if claimed>MOST_RATIO*there: raise InputError(f'{where} claims {claimed:,} bytes of data in a file of {there:,}: it is damaged.')
     return z, s
 
 # %% ../nbs/05_sassed.ipynb #25de98ae
@@ -87,7 +90,8 @@ def read_sassed(path, # sassed.h5, or its folder
             for i in range(0, len(z), step):
                 a = z[i:i+step]
                 yield from zip(a[a.dtype.names[0]]+1j*a[a.dtype.names[1]] if a.dtype.names else a, s[i:i+step])
-    except OSError as e: raise InputError(f'{path} cannot be read as an HDF5 file ({e}): replace it with a fresh copy of sassed.h5.') from e
+    except InputError: raise
+    except Exception as e: raise InputError(f'{path} cannot be read as an HDF5 file ({" ".join(str(e).split())[:200]}): replace it with a fresh copy of sassed.h5.') from e
 
 def read_patches(path, # sassed.h5, or its folder
                  size:int=64, per_image:int=100, cover:float=.8, seed:int=0 # as for `cut_patches`

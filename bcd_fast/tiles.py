@@ -11,7 +11,7 @@ __all__ = ['BLOCK', 'SMALL', 'halo_of', 'spans', 'with_halo', 'scaled', 'to_mask
 import numpy as np, tifffile, torch, torch.nn.functional as F
 from contextlib import contextmanager
 from pathlib import Path
-from .formats import TIFF_SUFFIXES, Picture, check_segments, finished, read_pictures, tiff_nodata
+from .formats import TIFF_SUFFIXES, Picture, finished, read_pictures, tiff_nodata, tiff_pages
 from .folders import filled, resized
 from .images import InputError
 
@@ -83,7 +83,8 @@ class TiffRows:
         "One decoded strip or tile and its place."
         p, f = self.page, self.page.parent.filehandle
         f.seek(p.dataoffsets[i])
-        data, at, shape = p.decode(f.read(p.databytecounts[i]), i) if p.databytecounts[i] else (None, p.decode(None, i)[1], p.decode(None, i)[2])
+        try: data, at, shape = p.decode(f.read(p.databytecounts[i]) if p.databytecounts[i] else None, i)
+        except Exception as e: raise InputError(f'{self.name}: piece {i+1} of {len(p.dataoffsets)} cannot be decoded ({" ".join(str(e).split())[:200]}): replace or remove the file.') from e
         data = np.zeros(shape, p.dtype) if data is None else data
         return at[2], at[3], data[0, :shape[1], :shape[2]]
     def rows(self, a:int, b:int)->Picture:
@@ -112,15 +113,15 @@ def open_images(path, channels:int=1, nodata:float=None, key:str=None):
     if path.suffix.lower() not in TIFF_SUFFIXES:
         yield [WholeImage(p) for p in read_pictures(path, channels, nodata, key)]
         return
-    try: f = tifffile.TiffFile(path)
-    except Exception: f = None # says what is wrong, below
-    if f is None or not any(by_rows(p) for p in f.pages if not p.is_reduced):
+    try:
+        f = tifffile.TiffFile(path)
+        pages = tiff_pages(f, path.stat().st_size)
+    except Exception: f, pages = None, [] # reading says what is wrong
+    if not any(by_rows(p) for p in pages):
         if f: f.close()
         yield [WholeImage(p) for p in read_pictures(path, channels, nodata, key)]
         return
     with f:
-        pages = [p for p in f.pages if not p.is_reduced]
-        for p in pages: check_segments(p, path)
         yield [TiffRows(p, channels, nodata, path.name if len(pages)==1 else f'{path.name}[{i}]') for i, p in enumerate(pages)]
 
 # %% ../nbs/60b_tiles.ipynb #7c02be05
