@@ -79,6 +79,7 @@ class TiffRows:
         self.page, self.channels, self.name, self.shape = page, channels, name, (page.imagelength, page.imagewidth)
         self.nodata = tiff_nodata(page) if nodata is None else nodata
         self.height, self.width = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
+        if 0 in (*self.shape, self.height, self.width): raise InputError(f'{name}: its pieces have no size: replace or remove the file.')
     def segment(self, i:int): # number of a strip or tile -> (row, column, array (h,w,samples))
         "One decoded strip or tile and its place."
         p, f = self.page, self.page.parent.filehandle
@@ -88,6 +89,11 @@ class TiffRows:
         data = np.zeros(shape, p.dtype) if data is None else data
         return at[2], at[3], data[0, :shape[1], :shape[2]]
     def rows(self, a:int, b:int)->Picture:
+        "Rows `a` to `b`. Raises `InputError` when the file is damaged there."
+        try: return finished(self.decoded(a, b).transpose(2, 0, 1), self.channels, self.nodata, self.name, empty_ok=True)
+        except InputError: raise
+        except (IndexError, ValueError, TypeError) as e: raise InputError(f'{self.name}: rows {a} to {b} cannot be decoded ({" ".join(str(e).split())[:200]}): replace or remove the file.') from e
+    def decoded(self, a:int, b:int)->np.ndarray: # (b-a,W,samples)
         across = -(-self.shape[1]//self.width)
         first, last = a//self.height, -(-b//self.height)
         out = np.zeros((b-a, self.shape[1], self.page.samplesperpixel), self.page.dtype)
@@ -96,7 +102,7 @@ class TiffRows:
             top, end = max(a, r), min(b, r+len(d))
             d = d[:, :self.shape[1]-c] # tiles reach over the border
             out[top-a:end-a, c:c+d.shape[1]] = d[top-r:end-r]
-        return finished(out.transpose(2, 0, 1), self.channels, self.nodata, self.name, empty_ok=True)
+        return out
 
 # %% ../nbs/60b_tiles.ipynb #60655bee
 SMALL = 2**24 # pixels of a file that is read whole
