@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'SIZES', 'RECIPES', 'VIEWS', 'RECIPE_OF', 'DEBUGS', 'GROUPS', 'START', 'WHOLE', 'CHOICES', 'AT_LEAST',
            'ABOVE_ZERO', 'experiment', 'budget', 'stage1_epochs', 'stage2_epochs', 'named', 'register', 'check_word',
-           'ors', 'check_overrides', 'check_config', 'compose_config']
+           'ors', 'check_overrides', 'check_config', 'with_experiment', 'compose_config']
 
 # %% ../nbs/71_experiments.ipynb #ea920252
 from hydra import compose, initialize
@@ -164,9 +164,15 @@ def check_config(cfg): # composed settings
     return cfg
 
 # %% ../nbs/71_experiments.ipynb #40501a70
+def with_experiment(words)->list: # of the command line
+    "`data=folder` alone means the experiment of that name."
+    own = 'data=folder' in words and not any(w.startswith('experiment=') for w in words)
+    return ['experiment=folder', *words] if own else list(words)
+
 def compose_config(words=()): # 'key=value' words of the command line
     "The settings of a run, checked. Raises `InputError`."
     check_overrides(words)
+    words = with_experiment(words)
     try:
         with initialize(version_base='1.3', config_path=None): cfg = compose('bcd', list(words))
     except (HydraException, OmegaConfBaseException) as e: raise InputError(f'{" ".join(str(e).split())}') from e

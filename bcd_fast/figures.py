@@ -8,10 +8,11 @@ __all__ = ['MASK_CMAP', 'DPI', 'CELL', 'LINES', 'SCORE_NAMES', 'unit', 'show_cel
            'confusion_figure', 'sites_figure', 'scene_figure']
 
 # %% ../nbs/51_figures.ipynb #85d6208a
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+import io, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from pathlib import Path
 from .compositing import composite
 from .images import to_unit
+from .writing import write_whole
 
 # %% ../nbs/51_figures.ipynb #ad2ec798
 MASK_CMAP, DPI, CELL = 'cividis', 110, .9 # CELL: side of a cell in inches
@@ -44,11 +45,11 @@ def grid(rows:int, cols:int, title:str=None, labels:float=.9 # inches for labels
 # %% ../nbs/51_figures.ipynb #ab0b7393
 def save_figure(fig, path # of a PNG file
                )->Path: # the same path
-    "Write the figure and close it."
-    path = Path(path)
-    fig.savefig(path, dpi=DPI)
-    plt.close(fig)
-    return path
+    "Write the figure and close it. Raises `InputError` where there is no room or no right."
+    with io.BytesIO() as f:
+        fig.savefig(f, dpi=DPI, format='png')
+        plt.close(fig)
+        return write_whole(path, f.getvalue())
 
 # %% ../nbs/51_figures.ipynb #d90969b0
 def mask_grid(images, # (N,C,H,W) uint8, or floats in [0,1]

@@ -1,5 +1,5 @@
 "A training that is killed, at any moment, goes on to the same weights."
-import json, os, random, signal, subprocess, sys, time
+import json, os, random, resource, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -69,3 +69,19 @@ def test_not_a_run(tmp_path):
     for words, why in ((['--resume', tmp_path], 'config.yaml is missing'), (['--resume'], 'takes the folder'), (['--resume', tmp_path, 'seed=1'], 'takes the folder')):
         status, _, err = finished(start(words, tmp_path))
         assert status == 2 and why in err and 'Traceback' not in err
+
+
+def test_full_disk(whole, tmp_path):
+    "No file may grow beyond some kilobytes: one sentence, and the last checkpoint is whole."
+    p = start([*WORDS, 'hydra.run.dir=run', f'cache={whole[0]/"runs/stage1"}'], tmp_path)
+    while not (tmp_path/'run/checkpoint.safetensors').is_file() and p.poll() is None: time.sleep(.02)
+    p.send_signal(signal.SIGKILL)
+    p.communicate()
+    before = (tmp_path/'run/checkpoint.safetensors').read_bytes()
+    p = start(['--resume', 'run'], tmp_path)
+    resource.prlimit(p.pid, resource.RLIMIT_FSIZE, (2**13, 2**13))
+    status, _, err = finished(p)
+    assert status == 2 and 'cannot be written' in err and 'bcd_train --resume run' in err and 'Traceback' not in err, err
+    assert (tmp_path/'run/checkpoint.safetensors').read_bytes() == before
+    status, _, err = finished(start(['--resume', 'run'], tmp_path))
+    assert status == 0 and (tmp_path/'run/model/model.safetensors').read_bytes() == whole[1], err
