@@ -20,7 +20,7 @@ from .callbacks import BCDCallback, LossPart, PooledIoU
 from .figures import mask_grid
 from .images import InputError, to_unit
 from .losses import BCDLoss
-from .maskers import make_masker, set_precision
+from .maskers import for_prediction, make_masker, set_precision
 
 # %% ../nbs/41_learner.ipynb #f1553bd4
 @torch.no_grad()
@@ -29,7 +29,8 @@ def predict_masks(model, images, # (N,C,H,W) uint8
     "The masker's masks, in batches on its own device, in evaluation mode; the mode is put back."
     device, was = next(model.parameters()).device, model.training
     model.eval()
-    masks = [model(to_unit(images[i:i+bs], device)).sigmoid().float().cpu().numpy() for i in range(0, len(images), bs)]
+    ready = for_prediction(model)
+    masks = [ready(to_unit(images[i:i+bs], device)).sigmoid().float().cpu().numpy() for i in range(0, len(images), bs)]
     model.train(was)
     return np.concatenate(masks)
 

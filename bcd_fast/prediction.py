@@ -16,6 +16,7 @@ from PIL import Image
 from .formats import Picture
 from .folders import list_files
 from .images import InputError, check_choice
+from .maskers import for_prediction
 from .models import load_model
 from .outputs import OUTPUTS, coco_annotations, coco_file, geo_tags, geojson, map_coordinates, overlay
 from .tiles import SMALL, TiffRows, WholeImage, from_masker, normalised, open_images, predict_bands, predict_batch, to_masker, write_tiff
@@ -43,7 +44,7 @@ def predict_pictures(model, about:dict, # as `load_model` gives them
                     )->list: # of (H,W) float32 in [0,1], for each
     "Masks of pictures; equally large ones go through the masker together."
     asked = [(normalised(p, about['normalisation']), scale_of(about, p.values.shape[1:])) for p in pictures]
-    seen, out = [to_masker(x, s) for x, s in asked], [None]*len(asked)
+    seen, out, model = [to_masker(x, s) for x, s in asked], [None]*len(asked), for_prediction(model)
     for shape, group in groupby(sorted(range(len(seen)), key=lambda i: seen[i].shape), key=lambda i: seen[i].shape):
         group, n = list(group), max(1, pixels//(shape[1]*shape[2]))
         for i in range(0, len(group), n):

@@ -10,6 +10,7 @@ __all__ = ['SCENE_SCORES', 'tile_starts', 'bell', 'predict_tiles', 'resize', 'pr
 import numpy as np, torch
 import torch.nn.functional as F
 from .images import InputError, Scene, to_unit
+from .maskers import for_prediction
 from .scores import defined_mean, iou_dice, mask_histograms, ranking_scores
 from .sidescan import find_blind_band, halves, join_halves
 
@@ -59,7 +60,7 @@ def predict_scene(model, image, # (C,H,W) uint8
     "The masks of a whole survey image at its own resolution."
     band, was = find_blind_band(image[0]), model.training
     model.eval()
-    parts = [predict_side(model, a, size/crop, 2*size, overlap) for a in halves(image, band)]
+    parts = [predict_side(for_prediction(model), a, size/crop, 2*size, overlap) for a in halves(image, band)]
     model.train(was)
     return join_halves(parts, band, 0.)
 

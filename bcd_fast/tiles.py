@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'SMALL', 'halo_of', 'spans', 'with_halo', 'scaled', 'to_masker', 'from_masker', 'predict_batch',
-           'predict_block', 'WholeImage', 'TiffRows', 'by_rows', 'open_images', 'normalised', 'block_side',
-           'predict_bands', 'predict_whole', 'tiles_of_bands', 'write_tiff']
+           'predict_block', 'WholeImage', 'TiffRows', 'by_rows', 'open_images', 'normalised', 'block_sides',
+           'cut_block', 'predict_bands', 'workers_of', 'predict_whole', 'tiles_of_bands', 'write_tiff']
 
 # %% ../nbs/60b_tiles.ipynb #3e50026a
 import numpy as np, tifffile, torch, torch.nn.functional as F
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from .formats import TIFF_SUFFIXES, Picture, finished, read_pictures, tiff_nodata, tiff_pages
 from .folders import filled, resized
 from .images import InputError
+from .maskers import for_prediction
 
 # %% ../nbs/60b_tiles.ipynb #d5beaff4
-BLOCK = 1024 # side of a block, pixels
+BLOCK = 512,1024 # rows and columns of a block, pixels of the masker
 
 def halo_of(model)->int:
     "Pixels around a block: farther than the masker sees, a multiple of its stride."
@@ -137,29 +139,56 @@ def normalised(p:Picture, normalisation # of the model
     x = normalisation(p.values, p.valid)
     return x if p.valid is None else np.where(p.valid, x, np.float32(np.nan))
 
-def block_side(scale:float)->int: # pixels of the file
-    "The side of a block in pixels of the file."
-    return max(16, round(BLOCK/scale))
+def block_sides(blocks, scale:float)->list: # rows, columns in pixels of the masker -> in pixels of the file
+    "Blocks in pixels of the file."
+    return [max(16, round(b/scale)) for b in blocks]
+
+def cut_block(p:Picture, c0:int, c1:int)->Picture: # a band, columns
+    "Some columns of a band."
+    return Picture(p.values[:, :, c0:c1], None if p.valid is None else p.valid[:, c0:c1])
 
 def predict_bands(model, source, # `WholeImage` or `TiffRows`
                   normalisation, # of the model
-                  scale:float=1. # pixels that the masker sees for one of the file
+                  scale:float=1., # pixels that the masker sees for one of the file
+                  blocks:tuple=BLOCK, # rows and columns, pixels of the masker
+                  workers:int=2 # blocks that are worked on at a time
                  ): # yields (first row, (rows,W) float32 in [0,1])
-    "Masks of an image of any size, band by band from the top."
-    (h, w), block, halo, model = source.shape, block_side(scale), round(halo_of(model)/scale), model.eval()
-    for a, b in spans(h, block):
-        r0, r1 = with_halo(a, b, h, halo)
-        p = source.rows(r0, r1)
+    "Masks of an image of any size, band by band from the top; the next band is on its way while one is used."
+    (h, w), halo, model = source.shape, round(halo_of(model)/scale), for_prediction(model.eval())
+    rows, columns = block_sides(blocks, scale)
+    def one(p, r, c, d):
+        c0, c1 = with_halo(c, d, w, halo)
+        return c, d, predict_block(model, normalised(cut_block(p, c0, c1), normalisation), scale)[r, c-c0:d-c0]
+    def collected(a, b, tasks):
         out = np.empty((b-a, w), np.float32)
-        for c, d in spans(w, block):
-            c0, c1 = with_halo(c, d, w, halo)
-            x = normalised(Picture(p.values[:, :, c0:c1], None if p.valid is None else p.valid[:, c0:c1]), normalisation)
-            out[:, c:d] = predict_block(model, x, scale)[a-r0:b-r0, c-c0:d-c0]
-        yield a, out
+        for t in tasks: c, d, m = t.result(); out[:, c:d] = m
+        return a, out
+    with workers_of(workers) as pool:
+        bands, waiting = [(a, b, *with_halo(a, b, h, halo)) for a, b in spans(h, rows)], None
+        ahead = pool.submit(source.rows, *bands[0][2:])
+        for i, (a, b, r0, _) in enumerate(bands):
+            p = ahead.result()
+            tasks = [pool.submit(one, p, slice(a-r0, b-r0), c, d) for c, d in spans(w, columns)]
+            if i+1<len(bands): ahead = pool.submit(source.rows, *bands[i+1][2:])
+            if waiting: yield collected(*waiting)
+            waiting = a, b, tasks
+        yield collected(*waiting)
 
-def predict_whole(model, source, normalisation, scale:float=1.)->np.ndarray: # (H,W) float32 in [0,1]
+@contextmanager
+def workers_of(n:int): # -> ThreadPoolExecutor
+    "Threads that share the cores, so that reading, arithmetic and writing overlap."
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(n, initializer=lambda: torch.set_num_threads(max(1, cores//n))) as pool:
+            try: yield pool
+            finally: pool.shutdown(wait=True, cancel_futures=True) # after an error nothing more is begun
+    finally: torch.set_num_threads(cores)
+
+def predict_whole(model, source, normalisation, scale:float=1., **kwargs)->np.ndarray: # as for `predict_bands` -> (H,W) float32 in [0,1]
     "The mask of an image that fits into memory."
-    return np.concatenate([m for _, m in predict_bands(model, source, normalisation, scale)])
+    return np.concatenate([m for _, m in predict_bands(model, source, normalisation, scale, **kwargs)])
+
+
 
 # %% ../nbs/60b_tiles.ipynb #87bccfec
 def tiles_of_bands(bands, shape, side:int, convert): # (row, (rows,W) array) in order; (H,W); side of a tile; function of the rows
