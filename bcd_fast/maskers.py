@@ -37,7 +37,7 @@ NO_DATA = -30. # logit of a pixel without data
 
 def fill_nan(x)->torch.Tensor: # (B,C,H,W), NaN where there is no data -> the same without
     "The mean of the image where there is no data."
-    if x.device.type=='cpu' and not x.sum().isnan(): return x # quicker; on a GPU a step would wait for the answer
+    if x.device.type=='cpu' and not torch.compiler.is_compiling() and not x.sum().isnan(): return x # quicker; on a GPU a step would wait for the answer
     return torch.where(x.isnan(), x.nanmean((2,3), keepdim=True).nan_to_num(0.), x)
 
 # %% ../nbs/21_maskers.ipynb #be1e96bf
