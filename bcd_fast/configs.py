@@ -31,6 +31,7 @@ class DataConfig:
     noise: float = 0. # share of the background images for training that show an object, for studies
     seed: int = 0 # of pasting and cropping
 
+# %% ../nbs/70_configs.ipynb #573b7911
 @dataclass
 class EncoderConfig:
     "`encoder`: stage 1, what describes a background."

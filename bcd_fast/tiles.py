@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK', 'SMALL', 'halo_of', 'spans', 'with_halo', 'scaled', 'to_masker', 'from_masker', 'predict_batch',
            'predict_block', 'WholeImage', 'TiffRows', 'by_rows', 'open_images', 'normalised', 'block_sides',
-           'cut_block', 'predict_bands', 'workers_of', 'predict_whole', 'tiles_of_bands', 'write_tiff']
+           'cut_block', 'workers_of', 'predict_bands', 'predict_whole', 'tiles_of_bands', 'write_tiff']
 
 # %% ../nbs/60b_tiles.ipynb #3e50026a
 import numpy as np, tifffile, torch, torch.nn.functional as F
@@ -147,6 +147,17 @@ def cut_block(p:Picture, c0:int, c1:int)->Picture: # a band, columns
     "Some columns of a band."
     return Picture(p.values[:, :, c0:c1], None if p.valid is None else p.valid[:, c0:c1])
 
+@contextmanager
+def workers_of(n:int): # -> ThreadPoolExecutor
+    "Threads that share the cores, so that reading, arithmetic and writing overlap."
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(n, initializer=lambda: torch.set_num_threads(max(1, cores//n))) as pool:
+            try: yield pool
+            finally: pool.shutdown(wait=True, cancel_futures=True) # after an error nothing more is begun
+    finally: torch.set_num_threads(cores)
+
+# %% ../nbs/60b_tiles.ipynb #dab3514d
 def predict_bands(model, source, # `WholeImage` or `TiffRows`
                   normalisation, # of the model
                   scale:float=1., # pixels that the masker sees for one of the file
@@ -173,16 +184,6 @@ def predict_bands(model, source, # `WholeImage` or `TiffRows`
             if waiting: yield collected(*waiting)
             waiting = a, b, tasks
         yield collected(*waiting)
-
-@contextmanager
-def workers_of(n:int): # -> ThreadPoolExecutor
-    "Threads that share the cores, so that reading, arithmetic and writing overlap."
-    cores = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(n, initializer=lambda: torch.set_num_threads(max(1, cores//n))) as pool:
-            try: yield pool
-            finally: pool.shutdown(wait=True, cancel_futures=True) # after an error nothing more is begun
-    finally: torch.set_num_threads(cores)
 
 def predict_whole(model, source, normalisation, scale:float=1., **kwargs)->np.ndarray: # as for `predict_bands` -> (H,W) float32 in [0,1]
     "The mask of an image that fits into memory."

@@ -9,6 +9,7 @@ A run that has been made before with the same settings is found below runs/ and 
 import argparse, json
 from pathlib import Path
 
+from bcd_fast import cli # first: sets how threads wait
 from bcd_fast.learner import keep_buffers
 from bcd_fast.reports import run_once
 from bcd_fast.spread import write_results
