@@ -165,7 +165,7 @@ def margin_figure(ds): # Dataset -> figure
     fig, ax = plt.subplots(figsize=(6,2.4), layout='constrained')
     for d, name, c in ((ds.objects,'objects','#0072B2'), (ds.backgrounds,'backgrounds','#D55E00')):
         strips = margins(to_unit(d.images[:2000]).numpy().mean(1))
-        ax.hist(np.mean([s.mean((1,2)) for s in strips.values()], axis=0), 40, (0,1), density=True, histtype='step', color=c, label=name)
+        ax.hist(np.mean([s.mean((1,2)) for s in strips.values()], axis=0), bins=40, range=(0,1), density=True, histtype='step', color=c, label=name)
     ax.set(xlabel='mean brightness of the margins', yticks=[]); ax.legend()
     return fig
 

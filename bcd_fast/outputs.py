@@ -92,8 +92,9 @@ GEO_TAGS = 33550, 33922, 34264, 34735, 34736, 34737 # scale, tie points, transfo
 def geo_tags(path)->list: # of (code, type, count, value, once) for tifffile
     "The georeference of a TIFF as it stands in the file; nothing where there is none."
     if Path(path).suffix.lower() not in TIFF_SUFFIXES: return []
-    with tifffile.TiffFile(path) as f: tags = f.pages[0].tags
-    return [(t.code, int(t.dtype), t.count, t.value, True) for c in GEO_TAGS if (t := tags.get(c))]
+    with tifffile.TiffFile(path) as f:
+        tags = f.pages[0].tags
+        return [(t.code, int(t.dtype), t.count, t.value, True) for c in GEO_TAGS if (t := tags.get(c))]
 
 def map_coordinates(path): # -> function of a list of [x,y] to longitude and latitude, or None
     "How pixels of a georeferenced image lie on the earth; None without georeference or without rasterio."

@@ -40,7 +40,7 @@ def area_figure(objects, backgrounds, threshold:float): # (N,1,H,W) in [0,1] mas
     "Histogram of the masked share of each image."
     fig, ax = plt.subplots(figsize=(6,2.6), layout='constrained')
     for (colour, _), m, name in zip(LINES, (objects, backgrounds), ('object images','backgrounds')):
-        ax.hist((m>threshold).mean((1,2,3)), np.linspace(0, 1, 51), weights=np.full(len(m), 1/len(m)), histtype='step', color=colour, label=name)
+        ax.hist((m>threshold).mean((1,2,3)), bins=np.linspace(0, 1, 51), weights=np.full(len(m), 1/len(m)), histtype='step', color=colour, label=name)
     ax.set(xlabel='masked share of the image', ylabel='share of the images'); ax.legend()
     return fig
 
