@@ -40,7 +40,7 @@ class BCDCallback(Callback):
                  paste_until:float=1., # share of the training after which no more blobs come
                  warm:float=0., # share of the training without sources: blobs and backgrounds only
                  areas:tuple=(.002,.7), # share of an image that a mask covers, for a counterfactual to be learned from
-                 tight:float=.5, # lowest level at which a mask is cut, for a counterfactual to be learned from
+                 tight:float=.05, # lowest level at which a mask is cut, for a counterfactual to be learned from
                  memory:int=4): # batches of backgrounds that blobs and counterfactuals are set on
         self.shift, self.paste, self.paste_until, self.warm, self.areas, self.tight, self.memory = shift, paste, paste_until, warm, areas, tight, memory
     def before_fit(self):

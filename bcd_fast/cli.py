@@ -24,7 +24,7 @@ from .outputs import OUTPUTS
 from .models import threshold_of
 from .prediction import predict_folder
 from .runs import evaluate_run, run_experiment
-from .train import fail, main, report, show_warning
+from .train import fail, main, report, sentence, show_warning
 
 # %% ../nbs/77_cli.ipynb #2ee8a7d2
 def bcd_train()->int:
@@ -47,7 +47,7 @@ def bcd_demo(words=None)->int: # words of the command line -> exit status
         cfg = compose_config(['experiment=demo', f'seed={a.seed}', *(QUICK if a.quick else ())])
         cfg.out, cfg.cache = a.out, f'{a.out}/cache'
         return report(*run_experiment(cfg, 'demo', a.out), a.out)
-    except InputError as e: return fail(e)
+    except (InputError, OSError) as e: return fail(sentence(e))
 
 # %% ../nbs/77_cli.ipynb #9c7f4197
 def bcd_predict(words=None)->int: # words of the command line -> exit status

@@ -82,7 +82,7 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
                 width:int=None, # of a masker given by name
                 loss=None, # `BCDLoss()` by default
                 bs:int=48, steps:int=100, # images of each sort in a batch, batches an epoch
-                shift:float=.5, paste:int=0, paste_until:float=1., warm:float=0., tight:float=.5, # as for `BCDCallback`
+                shift:float=.5, paste:int=0, paste_until:float=1., warm:float=0., tight:float=.05, # as for `BCDCallback`
                 least:int=8, # images of each sort that a target cluster must have
                 clusters:int=1, # target clusters of a batch, as many as `loss` is told
                 precision:str='auto', # one of `PRECISIONS`, between the layers of a masker given by name

@@ -128,6 +128,7 @@ class Run:
     waiting: list = field(default_factory=list) # small pictures: (path, stem, page stems, pictures)
     written: int = 0
     pixels: int = 0
+    held: int = 0 # numbers in `waiting`
     def flush(self)->None:
         "Predict and write the small pictures that have been read."
         pictures = [p for _, _, found in self.waiting for _, p in found]
@@ -140,7 +141,7 @@ class Run:
                 if 'coco' in self.write: self.coco(names, stem, p, prob)
                 self.count(prob.shape)
             self.manifest.add(path, names)
-        self.waiting = []
+        self.waiting, self.held = [], 0
     def coco(self, names, stem, p, prob)->None:
         "Add to the annotations of all images."
         self.images.append(dict(id=len(self.images)+1, file_name=p.name, height=prob.shape[0], width=prob.shape[1]))
@@ -156,11 +157,12 @@ def predict_file(run:Run, path:Path, stem:str)->None:
             if min(s.shape)<1: raise InputError(f'{path} has no pixels.')
         if all(isinstance(s, WholeImage) and np.prod(s.shape)<=SMALL for s in sources):
             run.waiting.append((path, geo, [(t, s.picture) for t, s in zip(stems, sources)]))
+            run.held += sum(s.picture.values.size for s in sources)
         else:
             names = [n for t, s in zip(stems, sources) for n in save_large(run.out, t, s, run.model, run.about, run.threshold, run.write, geo)]
             for s in sources: run.count(s.shape)
             run.manifest.add(path, names)
-    if sum(p.values.size for _, _, found in run.waiting for _, p in found)>SMALL//2: run.flush()
+    if run.held>SMALL//2: run.flush()
 
 # %% ../nbs/61_prediction.ipynb #5e251f52
 def check_places(images, out, write)->tuple: # paths of the images, folder for the results

@@ -79,7 +79,7 @@ def model_card(metrics:dict, # of a run
     table = lambda rows: '| | |\n|---|---|\n'+'\n'.join(f'| {k} | {v} |' for k, v in rows.items())
     scores = {k: f'{metrics[k]:.3f}' for k in SCORES if metrics.get(k) is not None}
     data = dict(images=metrics['source'], **{'training images with an object': metrics['n_train'], 'test images with an object': metrics['n_test']},
-                **{'backgrounds in each cluster': ', '.join(map(str, about['clusters']['backgrounds']))}, normalisation=about['normalisation'].to_dict() if hasattr(about['normalisation'], 'to_dict') else about['normalisation'])
+                **{'backgrounds in each cluster': ', '.join(map(str, about['clusters']['backgrounds']))}, normalisation=about['normalisation'].to_dict())
     made = dict(masker=about['masker'], threshold=f'{about["threshold"]:.4g}', seed=about['seed'], versions=about['versions'], parameters=metrics['parameters'],
                 minutes=f'{(metrics["seconds_stage1"]+metrics["seconds_stage2"])/60:.1f}', machine=metrics['platform'])
     scored = table(scores) if scores else 'No true masks were given, so there are no scores.'

@@ -14,6 +14,7 @@ from fastai.torch_core import get_model
 from omegaconf import OmegaConf
 from pathlib import Path
 from .compositing import composite
+from .from_data import fill_settings
 from .images import InputError
 from .loggers import optional
 from .losses import mean_square
@@ -135,6 +136,7 @@ def search_settings(cfg, folder, # settings of a run, folder for the search
                     space:dict=None)->int: # exit status
     "Search settings of stage 2 by the label-free loss and write the best. Raises `InputError` when optuna is not installed."
     ds = load_data(cfg)
+    cfg, _ = fill_settings(cfg, ds)
     s1, _ = run_stage1(cfg, ds)
     tempered = {'divergence.temperature': ('float', .2, 5., 'log')} if cfg.divergence.name in TEMPERED else {}
     def objective(settings, report):

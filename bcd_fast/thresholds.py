@@ -12,7 +12,7 @@ from .figures import LINES
 from .images import InputError, check_choice
 
 # %% ../nbs/55_thresholds.ipynb #5ad25b4b
-LEVELS = (1/(1+np.exp(-np.linspace(-6, 6, 97)))).round(6)
+LEVELS = tuple((1/(1+np.exp(-np.linspace(-6, 6, 97)))).round(6).tolist())
 RATES = 'pixel','image'
 
 def exceeded(prob, # (N,1,H,W) in [0,1]
@@ -26,7 +26,7 @@ def false_alarm_curve(backgrounds, # (N,1,H,W) in [0,1], masks of held-out backg
     "What every threshold does. Raises `InputError` without backgrounds."
     if not len(backgrounds): raise InputError('there are no held-out background images to count false alarms on: give more of them.')
     largest = backgrounds.reshape(len(backgrounds), -1).max(1)
-    return dict(threshold=LEVELS.tolist(), pixel=exceeded(backgrounds).tolist(), image=exceeded(largest).tolist(),
+    return dict(threshold=list(LEVELS), pixel=exceeded(backgrounds).tolist(), image=exceeded(largest).tolist(),
                 area=None if objects is None else exceeded(objects).tolist(), n_pixels=int(np.size(backgrounds)), n_images=len(backgrounds))
 
 def threshold_for(curve:dict, # of `false_alarm_curve`

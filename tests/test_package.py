@@ -2,6 +2,7 @@
 import configparser, importlib, json, re
 from pathlib import Path
 import pytest
+from fastcore.docments import docments
 
 TOP = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((TOP/'nbs').glob('*.ipynb'))
@@ -12,7 +13,9 @@ MODULES = sorted(p.stem for p in (TOP/'bcd_fast').glob('*.py') if not p.stem.sta
 def test_module_imports_and_names_what_it_exports(name):
     module = importlib.import_module(f'bcd_fast.{name}')
     assert module.__doc__
-    assert all(hasattr(module, n) for n in module.__all__)
+    exported = [getattr(module, n) for n in module.__all__]
+    for o in exported:
+        if callable(o): docments(o, full=True)  # what the documentation page is made of
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
