@@ -12,7 +12,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import rank_distrib
 from pathlib import Path
 from .compositing import composite
-from .figures import MASK_CMAP, grid, save_figure, show_cell, unit
+from .figures import MASK_CMAP, save_figure, strips, unit
 from .images import to_unit
 from .learner import predict_masks
 from .patches import PatchEBSW
@@ -90,10 +90,9 @@ class Monitor(Callback):
         return dict(epoch=self.epoch+1, area=float(masks.mean()), area_backgrounds=float(false.mean()), sameness=sameness(masks),
                     clusters=cluster_divergences(self.obj, self.bg, self.sample, masks))
     def draw(self, masks):
-        fig, axs = grid(3, self.n, f'epoch {self.epoch+1}')
-        moved = composite(unit(self.obj.images[:self.n]), unit(self.bg.images[:self.n]), torch.as_tensor(masks[:self.n]))
-        for row, a, what, cmap in zip(axs, (unit(self.obj.images[:self.n]), torch.as_tensor(masks[:self.n]), moved), ('image','mask','on another\nbackground'), ('gray', MASK_CMAP, 'gray')):
-            for i, ax in enumerate(row): show_cell(ax, a[i], cmap, what if i==0 else None)
+        x, m = unit(self.obj.images[:self.n]), torch.as_tensor(masks[:self.n])
+        moved = composite(x, unit(self.bg.images[:self.n]), m)
+        fig = strips([('image', x, 'gray'), ('mask', m, MASK_CMAP), ('on another\nbackground', moved, 'gray')], f'epoch {self.epoch+1}')
         save_figure(fig, make_folder(self.folder/'epochs')/f'{self.epoch+1:03}.png')
     def after_epoch(self):
         if not getattr(self, 'trained', False): return

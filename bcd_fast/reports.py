@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pathlib import Path
 from PIL import Image
 from .experiments import compose_config
-from .figures import grid, show_cell, unit
+from .figures import MASK_CMAP, strips
 from .images import Dataset
 from .runs import run_experiment, settings_of
 from .spread import read_results, results_row
@@ -32,14 +32,9 @@ def show_data(ds:Dataset, n:int=10, # columns
     obj, bg = ds.part('test')
     pick = lambda d: np.random.default_rng(seed).permutation(len(d))[:n]
     rows = [('objects', obj.images[pick(obj)], 'gray')]
-    if obj.masks is not None: rows.append(('true masks', obj.masks[pick(obj)], 'cividis'))
+    if obj.masks is not None: rows.append(('true masks', obj.masks[pick(obj)], MASK_CMAP))
     rows.append(('backgrounds', bg.images[pick(bg)], 'gray'))
-    fig, axs = grid(len(rows), n)
-    for line, (label, images, cmap) in zip(axs, rows):
-        for i, ax in enumerate(line):
-            if i<len(images): show_cell(ax, unit(images[i]), cmap, label if i==0 else None)
-            else: ax.axis('off')
-    return fig
+    return strips(rows)
 
 # %% ../nbs/78_reports.ipynb #675c38d5
 def find_run(cfg, name:str # settings, experiment

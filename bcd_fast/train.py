@@ -94,7 +94,8 @@ def main(words=None)->int: # words of the command line -> exit status
     keep_buffers()
     warnings.showwarning = show_warning
     given = {w.split('=')[0] for w in overrides}
-    sys.argv = ['bcd_train', *words, *(f'{k}={v}' for k, v in HYDRA.items() if k not in given)]
+    ours = [f'{k}={v}' for k, v in HYDRA.items() if k not in given] # beside the other overrides: argparse takes one run of them
+    sys.argv = ['bcd_train', *overrides, *ours, *(words[i] for i in flags)]
     try: task()
     except KeyboardInterrupt: return fail('stopped by the keyboard')
     return 0

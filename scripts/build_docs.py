@@ -28,7 +28,7 @@ def process():
     refresh_quarto_yml()
     _build_modidx()
     nbdev_sidebar.__wrapped__(path=cfg.nbs_path)
-    return proc_nbs(n_workers=0, force=True)
+    return proc_nbs(n_workers=2, force=True)
 
 
 def page_name(path):

@@ -1,10 +1,11 @@
 """Small data in the real formats, made anew for every session of tests."""
 import gzip, os, struct, subprocess, sys, warnings
+from importlib.metadata import entry_points
 from types import SimpleNamespace
 os.environ['MPLBACKEND'] = 'Agg' # before matplotlib is imported; new processes inherit it
+os.environ.setdefault('OMP_NUM_THREADS', '1') # two workers on two cores
 import numpy as np, pytest
 from PIL import Image
-from bcd_fast import cli
 from bcd_fast.objects import embedded_digits, enlarge
 from bcd_fast.textures import embedded_textures
 
@@ -42,10 +43,11 @@ def call(tmp_path, monkeypatch, capsys):
     def calls(*words, folder=tmp_path):
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, 'argv', [str(w) for w in words])
+        command, = entry_points(group='console_scripts', name=words[0])
         capsys.readouterr() # nothing of an earlier call
         with warnings.catch_warnings(): # the commands set how warnings are shown
             warnings.simplefilter('ignore')
-            try: status = getattr(cli, words[0])()
+            try: status = command.load()()
             except SystemExit as e: status = e.code
         return (status or 0, *capsys.readouterr())
     return calls

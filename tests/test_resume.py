@@ -49,7 +49,7 @@ def test_sigkill(whole, tmp_path):
         assert not (run/'checkpoint.safetensors').exists()
 
 
-def test_ctrl_c(whole, tmp_path):
+def test_ctrl_c(whole, tmp_path, call):
     _, weights, _ = whole
     p = start([*WORDS, 'hydra.run.dir=run', f'cache={whole[0]/"runs/stage1"}'], tmp_path)
     for line in p.stdout:
@@ -61,13 +61,13 @@ def test_ctrl_c(whole, tmp_path):
     status, out, err = finished(start(['--resume', 'run'], tmp_path))
     assert status == 0 and 'of them done before' in out, err
     assert (tmp_path/'run/model/model.safetensors').read_bytes() == weights
-    status, _, err = finished(start(['--resume', 'run'], tmp_path))
+    status, _, err = call('bcd_train', '--resume', 'run')
     assert status == 2 and 'is finished' in err
 
 
-def test_not_a_run(tmp_path):
+def test_not_a_run(tmp_path, call):
     for words, why in ((['--resume', tmp_path], 'config.yaml is missing'), (['--resume'], 'takes the folder'), (['--resume', tmp_path, 'seed=1'], 'takes the folder')):
-        status, _, err = finished(start(words, tmp_path))
+        status, _, err = call('bcd_train', *words)
         assert status == 2 and why in err and 'Traceback' not in err
 
 

@@ -42,14 +42,14 @@ def test_predict(survey):
     assert len(json.loads((top/'out/annotations.json').read_text())['images']) == 120
 
 
-def test_export(survey):
+def test_export(survey, call):
     top, *_ = survey
     status, out, err = start(['bcd_export', 'run/model', '--onnx', 'm.onnx'], top)
     assert status == 0 and 'differs from the model by at most' in out, err
-    status, out, err = start(['bcd_export', 'survey', '--onnx', 'n.onnx'], top)
+    status, out, err = call('bcd_export', 'survey', '--onnx', 'n.onnx', folder=top)
     assert status == 2 and 'no model folder' in err and not (top/'n.onnx').exists()
 
 
-def test_check_of_nothing(tmp_path):
-    status, out, err = start(['bcd_check', 'nowhere'], tmp_path)
+def test_check_of_nothing(call):
+    status, out, err = call('bcd_check', 'nowhere')
     assert status == 2 and 'nowhere' in err and len(err.strip().splitlines()) == 1
