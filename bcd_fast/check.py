@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRAITS', 'digest', 'check_equal', 'describe_set', 'check_numbers', 'check_sizes', 'margins', 'blockiness',
-           'told_apart', 'check_margins', 'quick_stage1', 'check_grounds', 'corners', 'check_match', 'margin_figure',
-           'check_images', 'check_stage1', 'bcd_check']
+           'told_apart', 'check_margins', 'still_region', 'check_places', 'quick_stage1', 'check_grounds', 'corners',
+           'check_match', 'margin_figure', 'check_images', 'check_stage1', 'bcd_check']
 
 # %% ../nbs/80_check.ipynb #cefd144d
 import argparse, hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, warnings
@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from PIL import Image
+from scipy.ndimage import find_objects, label
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -114,6 +115,25 @@ def check_margins(ds, most:int=500, seed:int=0)->list: # Dataset -> of Finding
     if auc<.7: return [Finding('fine', 'margins', f'at least one margin of the images tells nothing of the set they are from (AUROC {auc:.2f}, .5 is guessing).')]
     return [Finding('problem' if auc>.9 else 'warning', 'margins', f'{said}; what differs most there is: {trait}, {"higher" if one>.5 else "lower"} in object images. Something other than the object differs: exposure, gain, sensor, place, compression. A masker will learn that; bring both sets to the same, or take both from the same images.')]
 
+# %% ../nbs/80_check.ipynb #8cc33fee
+def still_region(a, b # (N,H,W), (M,H,W) in [0,1]
+                )->tuple: # pixels of the largest region; its rows and columns as slices, or None
+    "Where images of `a` vary less than a quarter as much as those of `b`."
+    regions, n = label(np.nanstd(a, 0)<.25*np.nanstd(b, 0))
+    if not n: return 0, None
+    sizes = np.bincount(regions.ravel())[1:]
+    return int(sizes.max()), find_objects(regions)[sizes.argmax()]
+
+def check_places(ds, most:int=1000, least:int=12)->list: # Dataset, images that are read, pixels of a region -> of Finding
+    "Whether all images of one set show the same thing at the same place."
+    o, b = (to_unit(d.images[:most]).numpy().mean(1) for d in (ds.objects, ds.backgrounds))
+    if min(len(o), len(b))<16: return []
+    out = []
+    for what, x, y in (('object images', o, b), ('backgrounds', b, o)):
+        n, at = still_region(x, y)
+        if n>=least: out.append(Finding('warning', 'same place', f'all {what} look alike in rows {at[0].start} to {at[0].stop-1}, columns {at[1].start} to {at[1].stop-1} of {x.shape[1]}x{x.shape[2]}, and the other set does not: a stamp, a frame or a dead sensor? Unless it is the object itself, crop it away in both sets, or mark it as nodata.'))
+    return out or [Finding('fine', 'same place', 'neither set shows the same thing at the same place in all of its images.')]
+
 # %% ../nbs/80_check.ipynb #68d68fa4
 def quick_stage1(ds, k:int=5, seed:int=0)->tuple: # latents, clustering, clusters of backgrounds and of object images
     "Background clusters in seconds."
@@ -183,7 +203,7 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
     findings += [*check_equal(found), *check_numbers(found), *check_sizes(found)]
     try: ds = pictures_dataset(found, str(path), size, normalise, fit, crops=4, seed=seed)
     except InputError as e: return [*findings, Finding('problem', 'reading', str(e))], table, {}
-    return [*findings, *check_margins(ds, seed=seed)]+check_stage1(ds, seed, pictures := {'Object images': mask_grid(ds.objects.images[:10], np.zeros((10,1,size,size)), title=None), 'Brightness of the margins': margin_figure(ds)}), table, pictures
+    return [*findings, *check_margins(ds, seed=seed), *check_places(ds)]+check_stage1(ds, seed, pictures := {'Object images': mask_grid(ds.objects.images[:10], np.zeros((10,1,size,size)), title=None), 'Brightness of the margins': margin_figure(ds)}), table, pictures
 
 def check_stage1(ds, seed:int, pictures:dict)->list: # of Finding; adds a picture
     "The checks that need clusters."
