@@ -40,7 +40,7 @@ def test_sigkill(whole, tmp_path):
         p.communicate()
         run = d/'run'
         if not (run/'config.yaml').is_file(): continue # killed before it began
-        assert all(f.suffix in ('.safetensors', '.json', '.csv', '.yaml', '.png', '') or f.name.startswith('.') for f in run.rglob('*'))
+        assert all(f.suffix in ('.safetensors', '.json', '.csv', '.yaml', '.png', '.html', '.md', '') or f.name.startswith('.') for f in run.rglob('*'))
         if not (run/'metrics.json').is_file():
             status, out, err = finished(start(['--resume', run], d))
             assert status == 0, err
