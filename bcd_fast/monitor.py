@@ -27,7 +27,7 @@ def sameness(masks # (N,1,H,W) in [0,1]
 
 def gain(d:float, empty:float, floor:float)->float: # at most 1
     "How much of what an empty mask leaves the masks have made up for."
-    return float(min(1., (empty-d)/max(empty-floor, 1e-12)))
+    return float(min(1., (empty-d)/max(empty-floor, floor, 1e-12)))
 
 # %% ../nbs/46_monitor.ipynb #b85757ed
 EMPTY, FULL, SAME, FIGHT, IDLE = .002, .8, .95, .5, .1

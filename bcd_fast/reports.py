@@ -56,14 +56,15 @@ def run_once(words, # of the command line, with experiment=NAME
 
 # %% ../nbs/78_reports.ipynb #af6d7fc9
 def picture(path, # a PNG of a run
-            width:int=900 # pixels, at most
+            width:int=900, # pixels, at most
+            alt:str=None # what it shows, for those who cannot see it
            )->Picture:
     "A run's picture, small enough for a notebook."
     with Image.open(path) as im: im = im.convert('RGB')
     if im.width>width: im = im.resize((width, round(im.height*width/im.width)), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     im.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, 'PNG', optimize=True)
-    return Picture(data=out.getvalue())
+    return Picture(data=out.getvalue(), alt=alt)
 
 # %% ../nbs/78_reports.ipynb #835267c1
 def table_of(path)->pd.DataFrame: # a CSV file of a run
