@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SWEEP_SEEDS', 'REPORTED', 'SCORES', 'FRECHET', 'SCENES', 'EVALUATED', 'save_sweep', 'report_stage1', 'score',
-           'score_frechet', 'score_scenes', 'only_data', 'save_masks_figure', 'save_counterfactuals_figure',
-           'evaluate_masker']
+           'score_frechet', 'score_scenes', 'only_data', 'masks_figure', 'counterfactuals_figure', 'evaluate_masker']
 
 # %% ../nbs/73_evaluation.ipynb #9ff733b0
 import json, numpy as np, time
@@ -13,7 +12,7 @@ from functools import partial
 from .assignment import compare_assignments
 from .clusters import cluster_table, make_clusters
 from .encoders import describe
-from .figures import best_median_worst, cluster_grid, confusion_figure, counterfactual_grid, mask_grid, save_figure, scene_figure, sites_figure
+from .figures import best_median_worst, cluster_grid, confusion_figure, counterfactual_grid, image_cmap, mask_grid, save_figure, scene_figure, sites_figure
 from .frechet import DISTANCES, counterfactual_frechet
 from .images import InputError
 from .learner import predict_masks
@@ -36,7 +35,7 @@ def report_stage1(cfg, ds, s1, folder)->dict: # `REPORTED`; None where it takes 
     "Pictures and measures of the clusters and of the assignment."
     (obj, bg), made = ds.part('train'), s1.assigned['train_backgrounds']
     z, c = describe(s1.encoder, bg.images), cfg.cluster
-    save_figure(cluster_grid(bg.images, made, seed=cfg.seed), folder/'clusters.png')
+    save_figure(cluster_grid(bg.images, made, seed=cfg.seed, cmap=image_cmap(cfg.data.name)), folder/'clusters.png')
     known = obj.labels is not None and bg.labels is not None
     if known: save_figure(confusion_figure(cluster_table(bg.labels, made, c.k), 'kinds of ground and clusters'), folder/'confusion.png')
     if c.sweep: save_sweep(cfg, bg, z, folder)
@@ -69,7 +68,7 @@ def score_scenes(cfg, ds, model, folder)->dict:
     probs = [predict_scene(model, s.image, cfg.data.crop, cfg.data.size) for s in ds.scenes]
     found = scene_scores(probs, ds.scenes, cfg.threshold)
     (folder/'scenes.json').write_text(json.dumps(found, indent=2)+'\n')
-    save_figure(scene_figure(ds.scenes[:4], probs[:4]), folder/'scene.png')
+    save_figure(scene_figure(ds.scenes[:4], probs[:4], cmap=image_cmap(cfg.data.name)), folder/'scene.png')
     save_figure(sites_figure(found['sites'], found['all']['iou']), folder/'sites.png')
     mean, sd = found['mean'], found['spread']
     return {f'scenes_{k}': found['all'][k] for k in ('iou','dice','ap')} | dict(sites_iou=mean['iou'], sites_iou_sd=sd['iou'], sites_ap=mean['ap'], sites_ap_sd=sd['ap'])
@@ -82,17 +81,19 @@ def only_data(masks, # (N,1,H,W)
     return masks if valid is None else np.where(valid, masks, np.zeros((), masks.dtype))
 
 # %% ../nbs/73_evaluation.ipynb #fa8d7a4c
-def save_masks_figure(path, obj, prob, threshold):
-    "Best, median and worst test images by IoU where masks are known; else the first ones."
-    if obj.masks is None: return save_figure(mask_grid(obj.images, prob, n=12), path)
+def masks_figure(obj, prob, # Images, (N,1,H,W) in [0,1]
+                 threshold:float=.5, cmap:str='gray'): # matplotlib figure
+    "Best, median and worst images by IoU where masks are known; else the first ones."
+    if obj.masks is None: return mask_grid(obj.images, prob, n=12, cmap=cmap)
     order = best_median_worst(image_scores(prob, obj.masks, threshold)['iou'], 4)
-    return save_figure(mask_grid(obj.images, prob, obj.masks, order=order, title='test images by IoU: 4 best, 4 median, 4 worst'), path)
+    return mask_grid(obj.images, prob, obj.masks, order=order, title='test images by IoU: 4 best, 4 median, 4 worst', cmap=cmap)
 
-def save_counterfactuals_figure(path, obj, prob, bg, clusters, n=6):
-    "The objects of `n` test images on a background of each of up to eight clusters."
+def counterfactuals_figure(obj, prob, bg, # Images, (N,1,H,W) in [0,1], Images
+                           clusters, # (N,) of the backgrounds
+                           n:int=6, cmap:str='gray'): # matplotlib figure
+    "The objects of `n` images on a background of each of up to eight clusters."
     of_each = [np.flatnonzero(clusters==k)[0] for k in np.unique(clusters)[:8]]
-    fig = counterfactual_grid(obj.images[:n], prob[:n], bg.images[of_each], title='test objects on backgrounds of other clusters')
-    return save_figure(fig, path)
+    return counterfactual_grid(obj.images[:n], prob[:n], bg.images[of_each], title='test objects on backgrounds of other clusters', cmap=cmap)
 
 def evaluate_masker(cfg, ds, s1, model, folder)->dict: # `EVALUATED`
     "Predict the test part, score and draw it."
@@ -101,8 +102,9 @@ def evaluate_masker(cfg, ds, s1, model, folder)->dict: # `EVALUATED`
     start = time.perf_counter()
     prob = only_data(predict_masks(model, obj.images), obj.valid)
     seconds = time.perf_counter()-start
-    save_masks_figure(folder/'masks.png', obj, prob, cfg.threshold)
-    save_counterfactuals_figure(folder/'counterfactuals.png', obj, prob, bg, s1.assigned['test_backgrounds'])
+    cmap = image_cmap(cfg.data.name)
+    save_figure(masks_figure(obj, prob, cfg.threshold, cmap), folder/'masks.png')
+    save_figure(counterfactuals_figure(obj, prob, bg, s1.assigned['test_backgrounds'], cmap=cmap), folder/'counterfactuals.png')
     truth = None if obj.masks is None else only_data(obj.masks, obj.valid)
     return (score(prob, truth, cfg.threshold) | dict(predict_images_per_second=len(obj)/seconds)
             | score_frechet(ds, s1, prob, cfg.seed) | score_scenes(cfg, ds, model, folder))
