@@ -16,12 +16,9 @@ from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from smalldocs.cli import main as smalldocs
 
+from reading_order import sections
+
 cfg = get_config()
-
-# The sidebar's sections: the first digit of a notebook's number is its stage on the data's way.
-DECADES = {'0': 'Images and data', '1': 'Backgrounds', '2': 'Masker and composites', '3': 'Divergences and losses',
-           '4': 'Training', '5': 'Scores and figures', '6': 'Prediction', '7': 'Experiments', '9': 'Tutorials and results'}
-
 
 def process():
     "Run nbdev over the notebooks, as `nbdev_docs` does, and return the folder of processed ones."
@@ -63,11 +60,10 @@ def mend_notebook(path):
 
 
 def group_pages(pages):
-    "The sidebar's contents: pages without a number as they are, numbered ones in the sections of `DECADES`."
+    "The sidebar's contents: pages without a number as they are, numbered ones in the sections of the reading order."
     top = [p for p in pages if not p[0].isdigit()]
-    groups = {name: [p for p in pages if p[0] == digit] for digit, name in DECADES.items()}
     return [page_name(Path(p)).name for p in top] + [
-        {'section': name, 'contents': [page_name(Path(p)).name for p in ps]} for name, ps in groups.items() if ps]
+        {'section': name, 'contents': [page_name(Path(p)).name for p in ps]} for name, ps in sections([p for p in pages if p not in top]).items() if ps]
 
 
 def mend_sidebar(path):

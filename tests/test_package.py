@@ -1,5 +1,5 @@
 """What holds for the project as a whole."""
-import configparser, importlib, json, re
+import configparser, importlib, json, re, subprocess, sys
 from pathlib import Path
 import pytest
 from fastcore.docments import docments
@@ -30,6 +30,18 @@ def test_notebook(path):
     outputs = json.dumps([c['outputs'] for c in code])
     assert '"error"' not in outputs
     assert not re.search(r'(?<![\w.])/(home|root|tmp|Users|work)/\w', outputs)
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+def test_pictures_have_alternative_text(path):
+    for c in json.loads(path.read_text())['cells']:
+        if any('image/png' in o.get('data', {}) for o in c.get('outputs', [])): assert '#| fig-alt: "' in ''.join(c['source']), ''.join(c['source'])[:200]
+        for alt in re.findall(r'!\[(.*?)\]\(', ''.join(c['source'])) if c['cell_type'] == 'markdown' else (): assert len(alt) > 10
+
+
+def test_notebooks_link_to_their_neighbours():
+    done = subprocess.run([sys.executable, str(TOP/'scripts/reading_order.py'), '--check'], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
 
 
 def test_nothing_is_unpickled():
