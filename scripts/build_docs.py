@@ -1,7 +1,7 @@
 """Build the documentation into _docs/, without Quarto.
 
 nbdev processes the notebooks into _proc/ (it adds the `show_doc` cells, hides what is marked hidden, makes the links
-between pages), smalldocs renders _proc/ as a website. In between, and after, four small mends. Nothing is downloaded,
+between pages), smalldocs renders _proc/ as a website. In between, and after, five small mends. Nothing is downloaded,
 and no notebook is changed.
 """
 import json, re, shutil, sys
@@ -91,6 +91,13 @@ def mend_maths(path):
     path.write_text(html, encoding='utf-8')
 
 
+def mend_styles(site):
+    "Mend 5: themes of `site` without the fonts that they load from elsewhere; the reader's own fonts take their place."
+    for css in site.rglob('*.css'):
+        text = css.read_text(encoding='utf-8')
+        css.write_text(re.sub(r'@import\s+url\([^)]*\);?', '', text), encoding='utf-8')
+
+
 def run_smalldocs(*args):
     "Run a smalldocs command and stop when it finds anything wrong."
     if smalldocs([*args]): sys.exit(f'build_docs: smalldocs {args[0]} found something wrong')
@@ -105,6 +112,7 @@ def main():
     run_smalldocs('check', str(proc))
     run_smalldocs('render', '--strict', '--quiet', str(proc))
     for page in (proc/cfg.doc_path.name).rglob('*.html'): mend_maths(page)
+    mend_styles(proc/cfg.doc_path.name)
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(proc/cfg.doc_path.name, cfg.doc_path)
     print(f'The documentation is in {cfg.doc_path.name}/: open {cfg.doc_path.name}/index.html')

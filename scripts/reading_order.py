@@ -37,11 +37,13 @@ def sentence(before, after, titles):
 
 
 def with_sentence(nb, text):
-    "Put the sentence where the old one is, or at the end of the first cell of text; whether anything changed."
-    cells = [c for c in nb['cells'] if c['cell_type'] == 'markdown']
-    at = next((c for c in cells if SENTENCE.search(''.join(c['source']))), cells[0])
+    "Put the sentence where the old one is, or in a cell of its own below the title; whether anything changed."
+    at = next((c for c in nb['cells'] if c['cell_type'] == 'markdown' and SENTENCE.search(''.join(c['source']))), None)
+    if at is None:
+        nb['cells'].insert(1, dict(cell_type='markdown', id='neighbours', metadata={}, source=[text]))
+        return True
     old = ''.join(at['source'])
-    new = SENTENCE.sub(lambda _: text, old, 1) if SENTENCE.search(old) else f'{old.rstrip()}\n\n{text}'
+    new = SENTENCE.sub(lambda _: text, old, 1)
     at['source'] = new.splitlines(keepends=True)
     return new != old
 

@@ -22,6 +22,8 @@ def test_module_imports_and_names_what_it_exports(name):
 def test_notebook(path):
     "Small, tested, without errors or paths of a machine in its outputs."
     nb = json.loads(path.read_text())
+    title = ''.join(nb['cells'][0]['source'])
+    assert re.fullmatch(r'# [^\n]+\n+> [^\n]+', title), 'the first cell holds the title and one > sentence: more would be missing in the documentation'
     code = [c for c in nb['cells'] if c['cell_type'] == 'code']
     sources = [''.join(c['source']) for c in code]
     assert path.stat().st_size < 1_000_000
