@@ -78,7 +78,9 @@ def look(b, page, theme, shots):
     for width in WIDTHS:
         set_width(b, width)
         if wide := b.execute_script(WIDE): bad.append(f'{width}: {wide}')
-        if shots and page.stem in SHOTS: b.save_screenshot(str(shots/f'{page.stem}_{theme}_{width}.png'))
+        if shots and page.stem in SHOTS:
+            time.sleep(.6) # the sidebar slides away
+            b.save_screenshot(str(shots/f'{page.stem}_{theme}_{width}.png'))
     set_width(b, 'desk')
     bad += [f'console: {e["message"][:200]}' for e in b.get_log('browser') if e['level'] == 'SEVERE']
     return [f'{page.name} ({theme}): {what}' for what in bad]

@@ -1,10 +1,10 @@
 """Try ideas that are not part of the package, and write nbs/results/studies/ideas.json, which the studies notebook shows.
 
-    python scripts/make_ideas.py                        # every idea, seeds 5 and 6: an hour and a half on two cores
-    python scripts/make_ideas.py orthogonal --seeds 5
+    python scripts/make_ideas.py --seeds 5              # every idea: half an hour on one core
+    python scripts/make_ideas.py "as it is" orthogonal --seeds 5 6   # those that looked good, on another seed
     python scripts/make_ideas.py --share 1 2            # the first of two halves, to run side by side; then without, to write the file
 
-Each idea changes one thing of a short training on digits. It is judged on held-out images by what reads no mask: the
+The file holds all runs that are there. Each idea changes one thing of a short training on digits. It is judged on held-out images by what reads no mask: the
 divergence of counterfactuals from targets with random filters, with whitened filters, and the Fréchet distance. The IoU
 stands beside for the record. An idea that wins belongs into a notebook; the others stay here.
 """
@@ -165,7 +165,7 @@ def try_idea(name, seed)->dict:
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('names', nargs='*', help='beginnings of ideas')
-    p.add_argument('--seeds', type=int, nargs='+', default=[5, 6])
+    p.add_argument('--seeds', type=int, nargs='+', default=[5])
     p.add_argument('--share', type=int, nargs=2, metavar=('PART', 'OF'), help='make this part of the runs only and write nothing')
     p.add_argument('--out', type=Path, default=Path('runs/ideas'), help='where finished runs are kept')
     a = p.parse_args()
@@ -180,9 +180,9 @@ def main():
         path.write_text(json.dumps(try_idea(n, s)))
         print(n, path.read_text(), flush=True)
     if a.share: return
-    runs = {n: [json.loads((a.out/f'{n.replace(" ", "_")}_seed{s}.json').read_text()) for s in a.seeds] for n in names}
+    runs = {n: [json.loads(p.read_text()) for p in sorted(a.out.glob(f'{n.replace(" ", "_")}_seed*.json'))] for n in IDEAS}
     about = dict(study='ideas', question='Which ideas help, by criteria that read no mask?', command='python scripts/make_ideas.py', base='bcd_train '+' '.join(BASE))
-    (TOP/'nbs/results/studies/ideas.json').write_text(json.dumps(dict(**about, cases={n: dict(runs=r) for n, r in runs.items()}), indent=1)+'\n')
+    (TOP/'nbs/results/studies/ideas.json').write_text(json.dumps(dict(**about, cases={n: dict(runs=r) for n, r in runs.items() if r}), indent=1)+'\n')
 
 
 if __name__ == '__main__': main()
