@@ -94,6 +94,7 @@ class TrainerConfig:
     bg_weight: float = 10. # of the backgrounds' squared masks
     cf_weight: float = 30. # of the squared error on counterfactuals; 0 as in the paper
     obj_weight: float = 3. # of the squared misses of the surest pixels of object images; 0 as in the paper
+    trim: float = 0. # share of a batch's backgrounds and counterfactuals, the worst, that are left out: for piles where some backgrounds show an object
     obj_share: float = .01 # of an image's pixels that count as the surest
     shift: float = .5 # largest random shift of the logits
     paste: int = 32 # backgrounds with pasted blobs in a batch

@@ -29,12 +29,13 @@ class BCDLoss(nn.Module):
                  obj_weight:float=0., # of the squared misses of the surest pixels of sources; 0 as in the paper
                  obj_share:float=.01, # of an image's pixels that count as the surest
                  div_weight:float=1., # of the divergence; 0 does not compute it
-                 clusters:int=1 # target clusters of a batch: the divergence is their mean
+                 clusters:int=1, # target clusters of a batch: the divergence is their mean
+                 trim:float=0. # share of backgrounds and counterfactuals, the worst, that a training step leaves out
                 ):
         super().__init__()
         self.divergence = divergence or PatchEBSW()
         self.bg_weight, self.cf_weight, self.obj_weight = bg_weight, cf_weight, obj_weight
-        self.levels, self.obj_share, self.div_weight, self.clusters = levels, obj_share, div_weight, clusters
+        self.levels, self.obj_share, self.div_weight, self.clusters, self.trim = levels, obj_share, div_weight, clusters, trim
     def forward(self, logits, # (B+Nb+Nc,1,H,W): sources, backgrounds, counterfactuals
                 x, b, t, # (B,C,H,W) sources, backgrounds to move them to, targets; B=0 leaves the divergence out
                 known, # (Nc,1,H,W) masks of the counterfactuals, Nc may be 0
@@ -46,7 +47,8 @@ class BCDLoss(nn.Module):
         xt = composite(x, b, used)
         shares = zip(xt.chunk(self.clusters), t.chunk(self.clusters))
         div = sum(self.divergence(u, v) for u, v in shares)/self.clusters if len(x) and self.div_weight else m.new_zeros(())
-        bg, cf, obj = mean_square(mb), mean_square(mc-known), mean_square(1-surest(mx, self.obj_share))
+        trim = self.trim if self.training and len(x) else 0. # blobs alone have exact masks
+        bg, cf, obj = mean_square(mb, trim), mean_square(mc-known, trim), mean_square(1-surest(mx, self.obj_share))
         self.div, self.bg, self.cf, self.obj = (v.detach() for v in (div, bg, cf, obj))
         self.mask, self.used, self.counterfactual = mx.detach(), used.detach(), xt.detach()
         return self.div_weight*div+self.bg_weight*bg+self.cf_weight*cf+self.obj_weight*obj
@@ -55,9 +57,11 @@ def surest(m, share:float): # (n,1,H,W) -> (n,k)
     "The largest `share` of the values of each mask, one at least."
     return m.flatten(1).topk(max(1, round(share*m[:1].numel())), dim=1).values if len(m) else m.flatten(1)
 
-def mean_square(v): # (n,...) -> scalar
-    "Mean of the squares; 0 of nothing."
-    return v.square().mean() if len(v) else v.sum()
+def mean_square(v, trim:float=0.): # (n,...) -> scalar
+    "Mean of the squares, without the share `trim` of the rows where they are largest; 0 of nothing."
+    if not trim or not len(v): return v.square().mean() if len(v) else v.sum()
+    rows = v.square().flatten(1).mean(1)
+    return rows.topk(max(1, round((1-trim)*len(rows))), largest=False).values.mean()
 
 # %% ../nbs/37_losses.ipynb #d25df692
 class SupervisedLoss(BCDLoss):

@@ -125,7 +125,7 @@ def stage2_loss(cfg, s1:Stage1)->BCDLoss:
     if cfg.supervised: return SupervisedLoss()
     d, t = cfg.divergence, cfg.trainer
     features = (lambda x: local_descriptors(s1.encoder, x)) if d.on=='features' else None
-    return BCDLoss(make_divergence(d.name, features=features, **given(d)), t.bg_weight, t.cf_weight, t.levels, t.obj_weight, t.obj_share, t.div_weight, t.clusters)
+    return BCDLoss(make_divergence(d.name, features=features, **given(d)), t.bg_weight, t.cf_weight, t.levels, t.obj_weight, t.obj_share, t.div_weight, t.clusters, t.trim)
 
 def stage2_learner(cfg, ds, s1:Stage1, cbs=()):
     "The learner of stage 2, ready to fit. True masks go to the validation loader alone, unless a supervised bound is wanted."
