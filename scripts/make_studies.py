@@ -1,6 +1,6 @@
 """Run the studies, each over several seeds, and write nbs/results/studies/NAME.json, which the studies notebook shows.
 
-    python scripts/make_studies.py                          # everything, seeds 0, 1: two hours and a half on one core
+    python scripts/make_studies.py                          # everything, seeds 0, 1: three hours on one core
     python scripts/make_studies.py condition noise --seeds 0
     python scripts/make_studies.py --share 1 2              # the first of two halves, to run side by side; then without, to write the files
 
@@ -33,6 +33,9 @@ STUDIES = dict(
     assignment=('What do learned clusters and mask-free assignment cost?', {'robust': [], 'naive': ['cluster.assign=naive'], 'oracle': ['cluster.assign=oracle']}),
     parts=('Which part of the loss does what?', {'all': [], 'no divergence': ['trainer.div_weight=0'], 'no counterfactuals': ['trainer.cf_weight=0'], 'no surest pixels': ['trainer.obj_weight=0'],
            'no blobs': ['trainer.paste=0', 'trainer.warm=0'], 'no level sets': ['trainer.levels=0']}),
+    sonar=('Which part does what for small objects on sonar?', {label: ['experiment=sas_segmentation', 'trainer.epochs=6', *words] for label, words in {
+           'all': [], 'K=1, no condition': ['cluster.k=1'], 'no divergence': ['trainer.div_weight=0'], 'no counterfactuals': ['trainer.cf_weight=0'],
+           'no surest pixels': ['trainer.obj_weight=0'], 'no blobs': ['trainer.paste=0', 'trainer.warm=0']}.items()}),
     divergence=('Which divergence?', {'patch EBSW': [], 'EBSW, pixels': ['divergence=ebsw'], 'SW, pixels': ['divergence=sw'], 'DSWD, pixels': ['divergence=dswd'], 'max-SW, patches': on('max_sw'),
                 'energy, patches': on('energy'), 'MMD, patches': on('mmd'), 'Sinkhorn, patches': on('sinkhorn')}),
     temperature=('How sharp should the weights of the slices be?', one('divergence.temperature', (.1, .3, 1, 3, 10))),
@@ -46,8 +49,8 @@ STUDIES = dict(
 
 
 def words_of(case, seed):
-    "The command line of a case; later words win, and a value that is the default changes nothing."
-    return [*BASE, *case, f'seed={seed}']
+    "The command line of a case; of two words with one key the later one stays."
+    return list({w.partition('=')[0]: w for w in [*BASE, *case, f'seed={seed}']}.values())
 
 
 def kept(folder):
@@ -92,7 +95,7 @@ def main():
     folder = TOP/'nbs/results/studies'
     folder.mkdir(parents=True, exist_ok=True)
     for n in names:
-        cases = {label: dict(command='bcd_train '+' '.join([*BASE, *STUDIES[n][1][label], 'seed=SEED']), runs=runs) for label, runs in found[n].items()}
+        cases = {label: dict(command='bcd_train '+' '.join(words_of(STUDIES[n][1][label], 'SEED')), runs=runs) for label, runs in found[n].items()}
         (folder/f'{n}.json').write_text(json.dumps(dict(study=n, question=STUDIES[n][0], cases=cases), indent=1)+'\n')
 
 
