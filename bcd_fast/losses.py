@@ -47,8 +47,8 @@ class BCDLoss(nn.Module):
         xt = composite(x, b, used)
         shares = zip(xt.chunk(self.clusters), t.chunk(self.clusters))
         div = sum(self.divergence(u, v) for u, v in shares)/self.clusters if len(x) and self.div_weight else m.new_zeros(())
-        trim = self.trim if self.training and len(x) else 0. # blobs alone have exact masks
-        bg, cf, obj = mean_square(mb, trim), mean_square(mc-known, trim), mean_square(1-surest(mx, self.obj_share))
+        trim = self.trim if self.training else 0.
+        bg, cf, obj = mean_square(mb, trim), mean_square(mc-known, trim if len(x) else 0.), mean_square(1-surest(mx, self.obj_share)) # blobs alone have exact masks
         self.div, self.bg, self.cf, self.obj = (v.detach() for v in (div, bg, cf, obj))
         self.mask, self.used, self.counterfactual = mx.detach(), used.detach(), xt.detach()
         return self.div_weight*div+self.bg_weight*bg+self.cf_weight*cf+self.obj_weight*obj
