@@ -24,6 +24,9 @@ BASE = ['experiment=synthetic_segmentation', 'trainer.epochs=4']
 KEPT = ('seed', 'n_test', 'iou', 'ap', 'iou_per_image', 'cluster_nmi', 'assignment_accuracy', 'frechet_relative', 'seconds_stage1', 'seconds_stage2', 'peak_rss_mb', 'parameters', 'platform', 'torch')
 
 
+NEITHER = ['trainer.div_weight=0', 'trainer.obj_weight=0'] # nothing is said of object images
+
+
 def one(key, values): return {str(v): [f'{key}={v}'] for v in values}
 def on(d): return [f'divergence={d}', 'divergence.on=patches']
 
@@ -32,10 +35,13 @@ STUDIES = dict(
     condition=('Is background conditioning needed?', {'K=1, no condition': ['cluster.k=1'], 'K=2': ['cluster.k=2'], 'K=5': [], 'K=10': ['cluster.k=10']}),
     assignment=('What do learned clusters and mask-free assignment cost?', {'robust': [], 'naive': ['cluster.assign=naive'], 'oracle': ['cluster.assign=oracle']}),
     parts=('Which part of the loss does what?', {'all': [], 'no divergence': ['trainer.div_weight=0'], 'no counterfactuals': ['trainer.cf_weight=0'], 'no surest pixels': ['trainer.obj_weight=0'],
-           'no blobs': ['trainer.paste=0', 'trainer.warm=0'], 'no level sets': ['trainer.levels=0']}),
+           'neither divergence nor surest': NEITHER, 'no blobs': ['trainer.paste=0', 'trainer.warm=0'], 'no level sets': ['trainer.levels=0']}),
     sonar=('Which part does what for small objects on sonar?', {label: ['experiment=sas_segmentation', 'trainer.epochs=6', *words] for label, words in {
            'all': [], 'K=1, no condition': ['cluster.k=1'], 'no divergence': ['trainer.div_weight=0'], 'no counterfactuals': ['trainer.cf_weight=0'],
-           'no surest pixels': ['trainer.obj_weight=0'], 'no blobs': ['trainer.paste=0', 'trainer.warm=0']}.items()}),
+           'no surest pixels': ['trainer.obj_weight=0'], 'neither divergence nor surest': NEITHER, 'no blobs': ['trainer.paste=0', 'trainer.warm=0']}.items()}),
+    elsewhere=('Are divergence and condition needed elsewhere?', {f'{name}: {label}': [f'experiment={e}', 'trainer.epochs=4', *words]
+               for name, e in dict(birds='cub_segmentation', wrecks='sss_segmentation').items()
+               for label, words in {'all': [], 'K=1': ['cluster.k=1'], 'no divergence': ['trainer.div_weight=0']}.items()}),
     divergence=('Which divergence?', {'patch EBSW': [], 'EBSW, pixels': ['divergence=ebsw'], 'SW, pixels': ['divergence=sw'], 'DSWD, pixels': ['divergence=dswd'], 'max-SW, patches': on('max_sw'),
                 'energy, patches': on('energy'), 'MMD, patches': on('mmd'), 'Sinkhorn, patches': on('sinkhorn')}),
     temperature=('How sharp should the weights of the slices be?', one('divergence.temperature', (.1, .3, 1, 3, 10))),
