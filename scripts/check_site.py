@@ -20,7 +20,7 @@ from selenium.webdriver.chrome.service import Service
 
 DOCS = Path(__file__).resolve().parent.parent/'_docs'
 WIDTHS = {'desk': 1280, 'phone': 390}
-SHOTS = 'index', 'patches', 'how_it_works', 'sas_segmentation'
+SHOTS = 'index', 'patches', 'how_it_works', 'sas_segmentation', 'studies'
 SYMBOL, ITS_PAGE = 'PatchEBSW', 'patches.html'
 
 # What is wrong with the page that is open, as a list of sentences; texts of programs are not prose.
