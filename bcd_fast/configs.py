@@ -28,6 +28,7 @@ class DataConfig:
     fit: str = 'scale' # folder: scale resizes all pictures by one factor and cuts windows, each takes the central square of each
     object_scale: float = 1. # digits, mnist, fashion_mnist: size of the object image, share of the side
     placebo: bool = False # call half of the backgrounds object images: what is masked then?
+    clean: bool = False # first find backgrounds that seem to show an object, and leave them out
     noise: float = 0. # share of the background images for training that show an object, for studies
     seed: int = 0 # of pasting and cropping
 

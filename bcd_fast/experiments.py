@@ -158,6 +158,7 @@ def check_config(cfg): # composed settings
     if min([2, *cfg.cluster.sweep])<2: raise no('cluster.sweep', ': each number must be at least 2.')
     if cfg.data.size%cfg.encoder.patch: raise no('data.size', f': it must be a multiple of encoder.patch={cfg.encoder.patch}.')
     if not 0<=cfg.trainer.trim<=.5: raise no('trainer.trim', ': it must lie from 0 to .5.')
+    if cfg.data.clean and cfg.trainer.processes>1: raise no('data.clean', ' with trainer.processes above 1: clean in one process.')
     if not 0<=cfg.data.noise<=.5: raise no('data.noise', ': it must lie from 0 to .5.')
     if not 0<cfg.data.object_scale<=1: raise no('data.object_scale', ': it must be above 0 and at most 1.')
     if cfg.false_alarms is not None and not 0<cfg.false_alarms<1: raise no('false_alarms', ': it must lie between 0 and 1.')

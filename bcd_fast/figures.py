@@ -10,6 +10,8 @@ __all__ = ['MASK_CMAP', 'DPI', 'CELL', 'LINES', 'SONAR', 'STEPS', 'SCORE_NAMES',
 
 # %% ../nbs/51_figures.ipynb #85d6208a
 import io, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap
 from pathlib import Path
 from .compositing import composite
 from .images import to_unit
@@ -20,11 +22,12 @@ MASK_CMAP, DPI, CELL = 'cividis', 110, .9 # CELL: side of a cell in inches
 LINES = list(zip(('#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9','#000000'), ('-','--','-.',':','-','--','-.')))
 
 SONAR = 'sas','seafloor','shipwrecks' # data sets
+if 'bcd_sonar' not in colormaps: colormaps.register(ListedColormap(colormaps['copper'](np.linspace(0, 1, 256)**.5), name='bcd_sonar')) # most of a sonar image is dark
 
 def image_cmap(data:str # name of a data set
               )->str:
-    "The colour map of one-channel images: copper for sonar, gray for everything else."
-    return 'copper' if data in SONAR else 'gray'
+    "The colour map of one-channel images: copper of the square root for sonar, gray for everything else."
+    return 'bcd_sonar' if data in SONAR else 'gray'
 
 def unit(images, # (...,H,W) uint8, or floats in [0,1]
         )->torch.Tensor: # the same as floats on the CPU
@@ -227,8 +230,8 @@ def scene_figure(scenes, probs, # lists of `Scene` and (1,H,W) in [0,1]
     "Whole scenes: image, mask, true mask, one scene a row."
     fig, axs = plt.subplots(len(scenes), 3, figsize=(11, sum(3.6*s.image.shape[1]/s.image.shape[2]+.3 for s in scenes)), squeeze=False, layout='constrained')
     for line, s, p in zip(axs, scenes, probs):
-        for ax, a, cmap, what in zip(line, (s.image, p, s.mask), (cmap, MASK_CMAP, MASK_CMAP), (s.name, 'mask', 'true mask')):
-            show_row(ax, strip(a[None]), cmap)
+        for ax, a, colours, what in zip(line, (s.image, p, s.mask), (cmap, MASK_CMAP, MASK_CMAP), (s.name, 'mask', 'true mask')):
+            show_row(ax, strip(a[None]), colours)
             ax.set_title(what, fontsize=9)
     if title: fig.suptitle(title)
     return fig

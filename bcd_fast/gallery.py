@@ -11,6 +11,7 @@ import argparse, html, json, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from dataclasses import dataclass
 from matplotlib.figure import Figure
 from pathlib import Path
+from .clean import without_suspects
 from .bench import FIGURES
 from .clusters import cluster_table
 from .evaluation import counterfactuals_figure, masks_figure, only_data
@@ -85,7 +86,7 @@ def masker_figures(cfg, ds, s1, folder)->dict: # name -> figure, text
 def run_figures(folder)->list: # of `Drawn`
     "The figures of a finished run. Raises `InputError` when it is none, or when its data have changed."
     folder, (cfg, name) = Path(folder), read_run(folder)
-    ds, s1 = load_data(cfg), load_stage1(folder/'stage1')
+    ds, s1 = without_suspects(load_data(cfg), folder), load_stage1(folder/'stage1')
     if s1.report['key']!=stage1_key(cfg, ds): raise InputError(f'{folder}: the data or the version have changed since the run, so its figures cannot be drawn; run the experiment anew.')
     (obj, bg), on = ds.part('train'), s1.assigned['train_backgrounds']
     made = dict(clusters=(cluster_grid(bg.images, on, seed=cfg.seed, cmap=image_cmap(cfg.data.name)), 'Examples of each cluster of backgrounds, a cluster a row.'))

@@ -61,7 +61,7 @@ def write_report(folder, title:str, curve:dict, threshold:float, objects, backgr
     if rows and rows[-1]['clusters']:
         tables['Divergence of each cluster: of counterfactuals, between two halves of the object images (floor), of plain backgrounds (empty)'] = pd.DataFrame(rows[-1]['clusters']).set_index('cluster').round(4)
         drawn['How much of the difference the masks make up for'] = gain_figure(rows)
-    files = {'After the last epoch': max((folder/'epochs').glob('*.png'), default=None), 'Thresholds': folder/'thresholds.png', 'Losses': folder/'losses.png', 'Background clusters': folder/'clusters.png'}
+    files = {'After the last epoch': max((folder/'epochs').glob('*.png'), default=None), 'Thresholds': folder/'thresholds.png', 'Losses': folder/'losses.png', 'Background clusters': folder/'clusters.png', 'Backgrounds that look most like object images, before they were left out': folder/'suspects.png'}
     write_whole(folder/'report.html', html_page(title, tables, found, drawn|{c: p for c, p in files.items() if p and p.is_file()}).encode())
     return found
 

@@ -48,7 +48,8 @@ STUDIES = dict(
     objects=('How few object images suffice?', one('data.n_objects', (100, 300, 1000, 4000, 10000))),
     backgrounds=('How many backgrounds are needed?', one('data.n_backgrounds', (100, 300, 1000, 3000))),
     noise=('What if some background images show an object?', one('data.noise', (0, .05, .1, .2)) |
-           {f'{n}, trim {t}': [f'data.noise={n}', f'trainer.trim={t}'] for n, t in ((0, .2), (.05, .2), (.1, .2), (.2, .4))}),
+           {f'{n}, trim {t}': [f'data.noise={n}', f'trainer.trim={t}'] for n, t in ((0, .2), (.05, .2), (.1, .2), (.2, .4))} |
+           {f'{n}, clean': [f'data.noise={n}', 'data.clean=true'] for n in (0, .05, .1, .2)}),
     object_size=('How small may an object be?', {str(s): [f'data.object_scale={s}', *(['trainer=small_objects'] if s < .5 else [])] for s in (1, .75, .5, .35, .25)}),
     masker=('How large should the masker be?', {'small': ['model=small'], 'fast': [], 'large': ['model=large']}),
     bound=('What would true masks give?', {'ours': [], 'supervised': ['supervised=true']}))
