@@ -14,7 +14,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import AvgSmoothLoss, Learner
 from fastai.optimizer import Adam
 from fastai.torch_core import default_device, set_seed
-from .batches import TargetClusterLoader
+from .batches import TargetClusterLoader, clusters_or_one
 from .checkpoints import load_training, set_random_states
 from .callbacks import BCDCallback, LossPart, PooledIoU
 from .figures import mask_grid
@@ -97,7 +97,7 @@ def bcd_learner(train, valid, # (ObjectImages, BackgroundImages, their clusters,
     model = set_precision(make_masker(masker, width, train[0].images.shape[1]), precision, device) if isinstance(masker, str) else masker
     has_masks = valid[0].masks is not None
     dls = DataLoaders(TargetClusterLoader(*train, bs=bs, steps=steps, clusters=clusters, least=least, masks=supervised, device=device),
-                      TargetClusterLoader(*valid, bs=bs, steps=max(4, steps//10), clusters=clusters, least=1, masks=has_masks, seed=seed, device=device), device=device)
+                      TargetClusterLoader(*valid[:2], *clusters_or_one(*valid[2:]), bs=bs, steps=max(4, steps//10), clusters=clusters, least=1, masks=has_masks, seed=seed, device=device), device=device)
     metrics = metrics or [LossPart('div'), LossPart('bg'), *([PooledIoU()] if has_masks else [])]
     learn = BCDLearner(dls, model.to(device), loss_func=loss or BCDLoss(), opt_func=opt_func, lr=lr, wd=wd, metrics=metrics,
                        cbs=[BCDCallback(shift, paste, paste_until, warm, tight=tight), *(cbs or [])], **kwargs)

@@ -4,7 +4,7 @@ import pytest
 from bcd_fast.experiments import EXPERIMENTS, compose_config
 from bcd_fast.runs import METRICS, run_experiment
 
-TINY = ['data.n_objects=120', 'data.n_backgrounds=120', 'encoder.epochs=1', 'encoder.steps=2', 'encoder.bs=16', 'trainer.epochs=1', 'trainer.steps=2',
+TINY = ['data.n_objects=120', 'data.n_backgrounds=120', 'encoder.epochs=1', 'encoder.steps=8', 'encoder.bs=16', 'trainer.epochs=1', 'trainer.steps=2',
         'trainer.bs=4', 'model.width=4', 'cluster.k=2', 'cluster.least=2', 'bar=false']
 
 
