@@ -7,7 +7,7 @@ __all__ = ['LIKE_OBJECTS', 'MOST', 'FIRST', 'find_suspects', 'leave_out', 'suspe
            'first_masker', 'clean_data']
 
 # %% ../nbs/72b_clean.ipynb #78a22d95
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, warnings
 from dataclasses import replace
 from omegaconf import OmegaConf
 from pathlib import Path
@@ -19,13 +19,16 @@ from .stages import run_stage1, train_masker
 from .writing import make_folder, write_whole
 
 # %% ../nbs/72b_clean.ipynb #1e8441a4
-LIKE_OBJECTS, MOST = .25, .5 # of the objects' area, from which on a background is suspect; share of the backgrounds that may be
+LIKE_OBJECTS, MOST = 1/3, .5 # of the way from backgrounds to objects, where suspicion begins; share of the backgrounds that may be suspect
 
 def find_suspects(backgrounds, objects # (N,), (M,) mean masks of the images
                  )->np.ndarray: # (N,) bool
     "Backgrounds with masks that would do for an object; none when these are most of them, for then nothing tells wrong from right."
-    bad = np.asarray(backgrounds)>LIKE_OBJECTS*np.median(objects)
-    return bad if bad.mean()<=MOST else np.zeros(len(bad), bool)
+    usual, of_object = np.median(backgrounds), np.median(objects)
+    bad = np.asarray(backgrounds)>usual+LIKE_OBJECTS*max(of_object-usual, 0)
+    if bad.mean()<=MOST and of_object>usual: return bad
+    warnings.warn(f'the first training does not tell backgrounds (masks of {usual:.4f} in the median) from object images ({of_object:.4f}): none is left out.')
+    return np.zeros(len(bad), bool)
 
 def leave_out(ds:Dataset, bad # (N,) bool
              )->Dataset:
