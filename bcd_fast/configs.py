@@ -20,7 +20,8 @@ class DataConfig:
     n_objects: Optional[int] = None # object images to make or read; all of them by default
     n_backgrounds: Optional[int] = None # background images; as many by default
     size: int = 64 # side of all images, pixels, a multiple of 4
-    crop: int = 128 # shipwrecks: side of the crops that are resized to `size`, pixels
+    kind: Optional[int] = None # regions: gray of the labels that is the object
+    crop: int = 128 # shipwrecks, regions: side of the crops that are resized to `size`, pixels
     channels: int = 1 # folder: 1 gray, 3 colour
     normalise: str = 'auto' # folder: auto or a name of `NORMALISATIONS`
     nodata: Optional[float] = None # folder: value of pixels without data

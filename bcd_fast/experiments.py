@@ -90,7 +90,7 @@ def named(names, **values)->dict: # choice -> its values
 
 DEBUGS = 'none','overfit','limit','profiler'
 GROUPS = dict(
-    data=named(DATASETS, cub=dict(channels=3)), encoder=named(ENCODERS), cluster=named(CLUSTERINGS), model=named(MASKERS), divergence=named(DIVERGENCES),
+    data=named(DATASETS, cub=dict(channels=3), regions=dict(crop=64)), encoder=named(ENCODERS), cluster=named(CLUSTERINGS), model=named(MASKERS), divergence=named(DIVERGENCES),
     trainer=dict(default={}, small_objects=dict(tight=.5, warm=.2, bg_weight=100., cf_weight=300., obj_weight=30.), cpu=dict(accelerator='cpu'), gpu=dict(accelerator='gpu'), processes=dict(processes=2)), logger=named(LOGGERS),
     callbacks=dict(none={}, default=dict(keep_best=True), early_stopping=dict(patience=3, keep_best=True), clip=dict(clip=1.)),
     debug=named(DEBUGS), hparams_search=named(('none','optuna')))

@@ -21,7 +21,7 @@ from .writing import write_whole
 MASK_CMAP, DPI, CELL = 'cividis', 110, .9 # CELL: side of a cell in inches
 LINES = list(zip(('#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9','#000000'), ('-','--','-.',':','-','--','-.')))
 
-SONAR = 'sas','seafloor','shipwrecks' # data sets
+SONAR = 'sas','seafloor','regions','shipwrecks' # data sets
 if 'bcd_sonar' not in colormaps: colormaps.register(ListedColormap(colormaps['copper'](np.linspace(0, 1, 256)**.5), name='bcd_sonar')) # most of a sonar image is dark
 
 def image_cmap(data:str # name of a data set

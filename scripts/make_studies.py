@@ -3,6 +3,7 @@
     python scripts/make_studies.py                          # everything, seeds 0, 1: three hours on one core
     python scripts/make_studies.py condition noise --seeds 0
     python scripts/make_studies.py --share 1 2              # the first of two halves, to run side by side; then without, to write the files
+    python scripts/make_studies.py regions --set data.path=DIR --seeds 0 1 2 3 # what needs files
 
 A run that has been made before with the same settings is found below runs/ and not made again.
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
+from make_results import shown
 from bcd_fast.experiments import compose_config
 from bcd_fast.learner import keep_buffers, predict_masks
 from bcd_fast.models import load_model
@@ -25,9 +27,11 @@ KEPT = ('seed', 'n_test', 'iou', 'ap', 'iou_per_image', 'cluster_nmi', 'assignme
 
 
 NEITHER = ['trainer.div_weight=0', 'trainer.obj_weight=0'] # nothing is said of object images
+ALONE = ['trainer.cf_weight=0', 'trainer.obj_weight=0', 'trainer.paste=0', 'trainer.warm=0'] # nothing is said but by the divergence, and of backgrounds
 
 
 def one(key, values): return {str(v): [f'{key}={v}'] for v in values}
+def wrong(*words): return {f'{n}{label}': [*words, f'data.noise={n}', *clean] for label, clean in (('', []), (', clean', ['data.clean=true'])) for n in (0, .05, .1, .2)}
 def on(d): return [f'divergence={d}', 'divergence.on=patches']
 
 # study -> (question, label -> words of the command line beside BASE)
@@ -47,17 +51,25 @@ STUDIES = dict(
     temperature=('How sharp should the weights of the slices be?', one('divergence.temperature', (.1, .3, 1, 3, 10))),
     objects=('How few object images suffice?', one('data.n_objects', (100, 300, 1000, 4000, 10000))),
     backgrounds=('How many backgrounds are needed?', one('data.n_backgrounds', (100, 300, 1000, 3000))),
-    noise=('What if some background images show an object?', one('data.noise', (0, .05, .1, .2)) |
-           {f'{n}, trim {t}': [f'data.noise={n}', f'trainer.trim={t}'] for n, t in ((0, .2), (.05, .2), (.1, .2), (.2, .4))} |
-           {f'{n}, clean': [f'data.noise={n}', 'data.clean=true'] for n in (0, .05, .1, .2)}),
+    noise=('What if some background images show an object?', wrong() |
+           {f'{n}, trim {t}': [f'data.noise={n}', f'trainer.trim={t}'] for n, t in ((0, .2), (.05, .2), (.1, .2), (.2, .4))}),
+    noise_sonar=('And on sonar?', wrong('experiment=sas_segmentation', 'trainer.epochs=6')),
     object_size=('How small may an object be?', {str(s): [f'data.object_scale={s}', *(['trainer=small_objects'] if s < .5 else [])] for s in (1, .75, .5, .35, .25)}),
     masker=('How large should the masker be?', {'small': ['model=small'], 'fast': [], 'large': ['model=large']}),
+    regions=('And for real objects: rock on a sea floor?', {label: ['experiment=sss_segmentation', 'data=regions', 'data.kind=127', 'data.seed=SEED', 'trainer.epochs=6', *words] for label, words in {
+           'all': [], 'K=1, no condition': ['cluster.k=1'], 'no divergence': ['trainer.div_weight=0'], 'no counterfactuals': ['trainer.cf_weight=0'],
+           'no surest pixels': ['trainer.obj_weight=0'], 'neither divergence nor surest': NEITHER, 'no blobs': ['trainer.paste=0', 'trainer.warm=0'],
+           'divergence alone': ALONE, 'divergence alone, K=1': [*ALONE, 'cluster.k=1'], 'divergence alone, of pixels': [*ALONE, 'divergence=ebsw'],
+           'supervised': ['supervised=true']}.items()}),
     bound=('What would true masks give?', {'ours': [], 'supervised': ['supervised=true']}))
 
 
-def words_of(case, seed):
+NEED_FILES = {'regions'} # made when named, with --set data.path=...
+
+
+def words_of(case, seed, *more):
     "The command line of a case; of two words with one key the later one stays."
-    return list({w.partition('=')[0]: w for w in [*BASE, *case, f'seed={seed}']}.values())
+    return list({w.partition('=')[0]: w.replace('SEED', str(seed)) for w in [*BASE, *case, *more, f'seed={seed}']}.values())
 
 
 def kept(folder):
@@ -84,16 +96,18 @@ def main():
     p.add_argument('names', nargs='*', choices=[*STUDIES, []], metavar='NAME')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     p.add_argument('--share', type=int, nargs=2, metavar=('PART', 'OF'), help='make this part of the runs only and write nothing')
+    p.add_argument('--cases', default='', metavar='TEXT', help='only cases with this in their label; the others stay in the file as they are')
+    p.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='more words of the command line')
     p.add_argument('--out', default='runs')
     a = p.parse_args()
     keep_buffers()
-    names = a.names or list(STUDIES)
-    jobs = [(n, label, s) for s in a.seeds for n in names for label in STUDIES[n][1]]
-    if a.share: jobs = [*{str(settings_of(compose_config(words_of(STUDIES[n][1][label], s)))): (n, label, s) for n, label, s in jobs}.values()][a.share[0]-1::a.share[1]] # no run twice
+    names = a.names or [n for n in STUDIES if n not in NEED_FILES]
+    jobs = [(n, label, s) for s in a.seeds for n in names for label in STUDIES[n][1] if a.cases in label]
+    if a.share: jobs = [*{str(settings_of(compose_config(words_of(STUDIES[n][1][label], s, *a.set)))): (n, label, s) for n, label, s in jobs}.values()][a.share[0]-1::a.share[1]] # no run twice
     found = {n: {label: [] for label in STUDIES[n][1]} for n in names}
     tests = {s: unseen(STUDIES['objects'][1].values(), s) for s in a.seeds} if 'objects' in names and not a.share else {}
     for n, label, s in jobs:
-        folder = run_once(words_of(STUDIES[n][1][label], s), a.out)
+        folder = run_once(words_of(STUDIES[n][1][label], s, *a.set), a.out)
         row = kept(folder)
         if n == 'objects' and tests: row = rescore(row, folder, tests[s])
         found[n][label].append(row)
@@ -102,8 +116,10 @@ def main():
     folder = TOP/'nbs/results/studies'
     folder.mkdir(parents=True, exist_ok=True)
     for n in names:
-        cases = {label: dict(command='bcd_train '+' '.join(words_of(STUDIES[n][1][label], 'SEED')), runs=runs) for label, runs in found[n].items()}
-        (folder/f'{n}.json').write_text(json.dumps(dict(study=n, question=STUDIES[n][0], cases=cases), indent=1)+'\n')
+        file = folder/f'{n}.json'
+        cases = json.loads(file.read_text())['cases'] if a.cases and file.is_file() else {}
+        cases |= {label: dict(command=shown(words_of(STUDIES[n][1][label], 'SEED', *a.set)), runs=runs) for label, runs in found[n].items() if a.cases in label}
+        file.write_text(json.dumps(dict(study=n, question=STUDIES[n][0], cases=cases), indent=1)+'\n')
 
 
 if __name__ == '__main__': main()
