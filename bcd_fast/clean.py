@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIKE_OBJECTS', 'MOST', 'FIRST', 'find_suspects', 'leave_out', 'suspects_table', 'read_suspects', 'without_suspects',
-           'first_masker', 'clean_data']
+           'first_masker', 'mean_areas', 'clean_data']
 
 # %% ../nbs/72b_clean.ipynb #78a22d95
 import numpy as np, pandas as pd, warnings
@@ -12,6 +12,7 @@ from dataclasses import replace
 from omegaconf import OmegaConf
 from pathlib import Path
 from .checkpoints import read_state
+from .evaluation import only_data
 from .figures import image_cmap, mask_grid, save_figure
 from .images import PARTS, Dataset, InputError
 from .learner import predict_masks
@@ -70,6 +71,11 @@ def first_masker(cfg, ds:Dataset, folder): # settings, data, folder of the first
     short = OmegaConf.merge(cfg, dict(trainer=dict(epochs=max(1, round(FIRST*cfg.trainer.epochs)))))
     return train_masker(short, ds, s1, folder, read_state(kept) if kept.is_file() else None)[0]
 
+def mean_areas(model, d)->np.ndarray: # ObjectImages or BackgroundImages -> (N,)
+    "Mean mask of each image, over the pixels with data."
+    masks = only_data(predict_masks(model, d.images), d.valid)
+    return masks.mean((1,2,3))/(1 if d.valid is None else np.maximum(d.valid.mean((1,2,3)), 1e-6))
+
 def clean_data(cfg, ds:Dataset, folder, say=print # settings, data, folder of the run
               )->Dataset:
     "The data set without backgrounds that seem to show an object; an interrupted run finds what it had found."
@@ -77,11 +83,10 @@ def clean_data(cfg, ds:Dataset, folder, say=print # settings, data, folder of th
     if not (folder/'suspects.csv').is_file():
         say('first training, to find backgrounds that show an object')
         model = first_masker(cfg, ds, folder/'first')
-        masks, objects = (predict_masks(model, d.images) for d in (ds.backgrounds, ds.part('train')[0]))
-        areas = masks.mean((1,2,3))
-        bad = find_suspects(areas, objects.mean((1,2,3)))
+        areas = mean_areas(model, ds.backgrounds)
+        bad = find_suspects(areas, mean_areas(model, ds.part('train')[0]))
         shown = np.argsort(-areas)[:10]
-        save_figure(mask_grid(ds.backgrounds.images[shown], masks[shown], cmap=image_cmap(cfg.data.name)), folder/'suspects.png')
+        save_figure(mask_grid(ds.backgrounds.images[shown], predict_masks(model, ds.backgrounds.images[shown]), cmap=image_cmap(cfg.data.name)), folder/'suspects.png')
         write_whole(folder/'suspects.csv', suspects_table(ds, areas, bad).to_csv(index=False).encode())
     clean = without_suspects(ds, folder)
     say(f'{len(ds.backgrounds)-len(clean.backgrounds):,} of {len(ds.backgrounds):,} backgrounds seem to show an object and are left out: look at suspects.png')

@@ -10,6 +10,7 @@ __all__ = ['SHARES', 'dark_runs', 'find_blind_band', 'halves', 'join_halves', 'o
 
 # %% ../nbs/06_sidescan.ipynb #c4cffd90
 import math, numpy as np
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from scipy import ndimage
@@ -259,5 +260,8 @@ def read_regions(folder, # holds images/ and labels/
     test, parts = quarter(len(strips), seed), np.full(len(strips), 2)
     parts[~test] = hold_out(['']*(~test).sum(), seed)
     files = [(part, partial(read_strip, p, kind, crop)) for part, p in zip(parts, strips)]
-    return scenes_dataset('regions', files, crop, size, n_objects, n_backgrounds, seed, str(folder),
-                          f'gray {kind} of labelled strips in {Path(folder).name}/, {test.sum()} of {len(strips)} for the test', True, cover)
+    ds = scenes_dataset('regions', files, crop, size, n_objects, n_backgrounds, seed, str(folder),
+                        f'gray {kind} of labelled strips in {Path(folder).name}/, {test.sum()} of {len(strips)} for the test', True, cover)
+    grays = np.unique(np.concatenate([ds.objects.labels, ds.backgrounds.labels]))
+    number = lambda d: replace(d, labels=np.searchsorted(grays, d.labels))
+    return replace(ds, objects=number(ds.objects), backgrounds=number(ds.backgrounds))
