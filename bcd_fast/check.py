@@ -26,6 +26,7 @@ from .figures import cluster_grid, mask_grid
 from .folders import find_files, pictures_dataset, read_files
 from .images import InputError, to_unit
 from .learner import keep_buffers
+from .normalisation import NORMALISATIONS
 from .pages import Finding, by_level, html_page, listed, worst
 from .patches import PatchEBSW
 from .selection import stability
@@ -224,7 +225,7 @@ def bcd_check(words=None)->int: # words of the command line -> exit status: 0 fi
     p.add_argument('--out', default='bcd_check.html', help='the page (default: bcd_check.html)')
     p.add_argument('--size', type=int, default=64, help='side of the training windows, pixels (default: 64)')
     p.add_argument('--channels', type=int, default=1, choices=(1,3), help='1 gray (default), 3 colour')
-    for word, about in (('normalise','auto, unit, percentile, log, mean16'), ('key','HDF5: name of the data set'), ('fit','scale or each')): p.add_argument(f'--{word}', help=about)
+    for word, about in (('normalise',', '.join(('auto', *NORMALISATIONS))), ('key','HDF5: name of the data set'), ('fit','scale or each')): p.add_argument(f'--{word}', help=about)
     p.add_argument('--nodata', type=float, help='value of pixels without data')
     a = p.parse_args(words)
     keep_buffers()

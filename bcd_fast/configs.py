@@ -23,7 +23,7 @@ class DataConfig:
     kind: Optional[int] = None # regions: gray of the labels that is the object
     crop: int = 128 # shipwrecks, regions: side of the crops that are resized to `size`, pixels
     channels: int = 1 # folder: 1 gray, 3 colour
-    normalise: str = 'auto' # folder: auto or a name of `NORMALISATIONS`
+    normalise: str = 'auto' # folder: auto or a name of `NORMALISATIONS`; shipwrecks, regions: auto or local
     nodata: Optional[float] = None # folder: value of pixels without data
     key: Optional[str] = None # folder: data set in HDF5 files
     fit: str = 'scale' # folder: scale resizes all pictures by one factor and cuts windows, each takes the central square of each

@@ -64,14 +64,14 @@ def wanted(**counts)->dict: # number of each sort, or None
     "Those that are given."
     return {k: v for k, v in counts.items() if v}
 
-def shipwrecks(path, crop, size, n_objects, n_backgrounds, seed)->Dataset:
+def shipwrecks(path, crop, normalise, size, n_objects, n_backgrounds, seed)->Dataset:
     "AI4Shipwrecks, or a simulated survey."
-    return (partial(read_shipwrecks, path) if path else simulated_shipwrecks)(crop=crop, size=size, seed=seed, **wanted(n_objects=n_objects, n_backgrounds=n_backgrounds))
+    return (partial(read_shipwrecks, path) if path else simulated_shipwrecks)(crop=crop, size=size, seed=seed, normalise=normalise, **wanted(n_objects=n_objects, n_backgrounds=n_backgrounds))
 
-def regions(path, kind, crop, size, n_objects, n_backgrounds, seed)->Dataset:
+def regions(path, kind, crop, normalise, size, n_objects, n_backgrounds, seed)->Dataset:
     "One kind of seafloor as the object. Raises `InputError` without a folder or a kind."
     if not path or kind is None: raise InputError(f'data=regions needs {STRIPS}, and data.kind=GRAY, the one that is the object.')
-    return read_regions(path, kind, crop, size, seed=seed, **wanted(n_objects=n_objects, n_backgrounds=n_backgrounds))
+    return read_regions(path, kind, crop, size, seed=seed, normalise=normalise, **wanted(n_objects=n_objects, n_backgrounds=n_backgrounds))
 
 # %% ../nbs/09_datasets.ipynb #8f0216bc
 DATASETS = 'digits','mnist','fashion_mnist','dsprites','sas','seafloor','regions','shipwrecks','cub','folder'
@@ -85,7 +85,7 @@ def load_dataset(name:str='digits', # one of `DATASETS`
                  seed:int=0, # of choosing, pasting and cropping
                  object_scale:float=1., # of `digits`, `mnist`, `fashion_mnist`
                  kind:int=None, # of `regions`: gray of the labels that is the object
-                 **reading # of `folder`: normalise, nodata, key, fit as for `read_folder`
+                 **reading # of `folder`: normalise, nodata, key, fit as for `read_folder`; of `shipwrecks` and `regions`: normalise
                 )->Dataset:
     "Make or read a data set. Raises `InputError` when a path is missing or wrong."
     if name not in DATASETS: raise InputError(f'{name} is no data set: choose one of {", ".join(DATASETS)}.')
@@ -97,8 +97,8 @@ def load_dataset(name:str='digits', # one of `DATASETS`
     if name=='dsprites': return shapes_on_textures(path, textures, **counts)
     if name=='sas': return shapes_on_sas(path, **counts)
     if name=='seafloor': return shapes_on_seafloor(path, **counts)
-    if name=='regions': return regions(path, kind, crop, **counts)
-    if name=='shipwrecks': return shipwrecks(path, crop, **counts)
+    if name=='regions': return regions(path, kind, crop, reading.get('normalise', 'auto'), **counts)
+    if name=='shipwrecks': return shipwrecks(path, crop, reading.get('normalise', 'auto'), **counts)
     if name=='cub': return read_cub(path, size, limit=n_objects, seed=seed) if path else photos_dataset(**counts)
     return idx_on_textures(name, path, textures, **counts, scale=object_scale)
 

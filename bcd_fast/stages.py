@@ -37,7 +37,8 @@ from .representations import make_divergence
 def load_data(cfg)->Dataset: # composed settings
     "The data set that the settings name."
     d = cfg.data
-    reading = {k: d[k] for k in ('normalise','nodata','key','fit')} if d.name=='folder' else {}
+    takes = dict(folder=('normalise','nodata','key','fit'), shipwrecks=('normalise',), regions=('normalise',))
+    reading = {k: d[k] for k in takes.get(d.name, ())}
     ds = load_dataset(d.name, d.path, d.textures, d.n_objects, d.n_backgrounds, d.size, d.crop, d.channels, d.seed, d.object_scale, d.kind, **reading)
     if d.placebo: ds = placebo(ds, d.seed)
     return mislabel(ds, d.noise, d.seed) if d.noise else ds

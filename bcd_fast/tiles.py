@@ -165,7 +165,7 @@ def predict_bands(model, source, # `WholeImage` or `TiffRows`
                   workers:int=2 # blocks that are worked on at a time
                  ): # yields (first row, (rows,W) float32 in [0,1])
     "Masks of an image of any size, band by band from the top; the next band is on its way while one is used."
-    (h, w), halo, model = source.shape, round(halo_of(model)/scale), for_prediction(model.eval())
+    (h, w), halo, model = source.shape, normalisation.reach+round(halo_of(model)/scale), for_prediction(model.eval())
     rows, columns = block_sides(blocks, scale)
     def one(p, r, c, d):
         c0, c1 = with_halo(c, d, w, halo)
