@@ -28,6 +28,7 @@ KEPT = ('seed', 'n_test', 'iou', 'ap', 'iou_per_image', 'cluster_nmi', 'assignme
 
 NEITHER = ['trainer.div_weight=0', 'trainer.obj_weight=0'] # nothing is said of object images
 ALONE = ['trainer.cf_weight=0', 'trainer.obj_weight=0', 'trainer.paste=0', 'trainer.warm=0'] # nothing is said but by the divergence, and of backgrounds
+ROCK = ['experiment=sss_segmentation', 'data=regions', 'data.kind=127', 'data.seed=SEED', 'trainer.epochs=6'] # each seed tests on another quarter of the strips
 
 
 def one(key, values): return {str(v): [f'{key}={v}'] for v in values}
@@ -56,15 +57,17 @@ STUDIES = dict(
     noise_sonar=('And on sonar?', wrong('experiment=sas_segmentation', 'trainer.epochs=6')),
     object_size=('How small may an object be?', {str(s): [f'data.object_scale={s}', *(['trainer=small_objects'] if s < .5 else [])] for s in (1, .75, .5, .35, .25)}),
     masker=('How large should the masker be?', {'small': ['model=small'], 'fast': [], 'large': ['model=large']}),
-    regions=('And for real objects: rock on a sea floor?', {label: ['experiment=sss_segmentation', 'data=regions', 'data.kind=127', 'data.seed=SEED', 'trainer.epochs=6', *words] for label, words in {
+    regions=('And for real objects: rock on a sea floor?', {label: [*ROCK, *words] for label, words in {
            'all': [], 'K=1, no condition': ['cluster.k=1'], 'no divergence': ['trainer.div_weight=0'], 'no counterfactuals': ['trainer.cf_weight=0'],
            'no surest pixels': ['trainer.obj_weight=0'], 'neither divergence nor surest': NEITHER, 'no blobs': ['trainer.paste=0', 'trainer.warm=0'],
            'divergence alone': ALONE, 'divergence alone, K=1': [*ALONE, 'cluster.k=1'], 'divergence alone, of pixels': [*ALONE, 'divergence=ebsw'],
            'supervised': ['supervised=true']}.items()}),
+    regions_even=('And when the gain is evened out?', {label: [*ROCK, 'data.normalise=local', *words] for label, words in {
+           'all': [], 'K=1, no condition': ['cluster.k=1'], 'no divergence': ['trainer.div_weight=0'], 'autoencoder': ['encoder=autoencoder'], 'supervised': ['supervised=true']}.items()}),
     bound=('What would true masks give?', {'ours': [], 'supervised': ['supervised=true']}))
 
 
-NEED_FILES = {'regions'} # made when named, with --set data.path=...
+NEED_FILES = {'regions', 'regions_even'} # made when named, with --set data.path=...
 
 
 def words_of(case, seed, *more):
