@@ -191,7 +191,8 @@ def read_shipwrecks(folder, # holds train/ and test/, each with images/ and labe
                              f'side-scan images in {Path(folder).name}/, {len(train)} for training and {len(test)} for the test', normalise=normalise)
 
 # %% ../nbs/06_sidescan.ipynb #ea2e1b99
-def simulate_site(site:int, image:int, seed:int, kinds:tuple, rows:int, cols:int
+def simulate_site(site:int, image:int, seed:int=42, kinds:tuple=('sand','ripples'), rows:int=384, cols:int=640, # as for `simulated_shipwrecks`
+                  shadow:bool=False # is its shadow part of the wreck?
                  )->tuple: # `Scene`, (H,W) seafloor
     "One image of a simulated site."
     rng = np.random.default_rng([seed, site])
@@ -199,7 +200,7 @@ def simulate_site(site:int, image:int, seed:int, kinds:tuple, rows:int, cols:int
                           nadir=int(cols*rng.uniform(.46,.54)))
     a = s.image
     valid = outside_band(a.shape, find_blind_band(a))
-    return Scene(f'SITE{site}_{image:02d}', f'SITE{site}', a[None], s.wreck[None], valid[None]), s.seafloor
+    return Scene(f'SITE{site}_{image:02d}', f'SITE{site}', a[None], (s.wreck|s.shadow if shadow else s.wreck)[None], valid[None]), s.seafloor
 
 def simulated_shipwrecks(n_objects:int=600, n_backgrounds:int=600, # crops in all
                          sites:int=None, # a third of them for the test; 6 to 18 by default, one for each 125 crops with a wreck

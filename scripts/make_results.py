@@ -25,7 +25,8 @@ BOUND = ['supervised=true']
 NEED_FILES = {
     'synthetic_segmentation_mnist': ['experiment=synthetic_segmentation', 'data=mnist', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=24'],
     'synthetic_segmentation_dsprites_brodatz': ['experiment=synthetic_segmentation', 'data=dsprites', 'trainer=small_objects', 'data.n_objects=10000', 'data.n_backgrounds=10000', 'cluster.k=10', 'trainer.epochs=16'],
-    'sas_segmentation_transects': ['experiment=sas_segmentation', 'data=seafloor']}
+    'sas_segmentation_transects': ['experiment=sas_segmentation', 'data=seafloor'],
+    'sss_segmentation_regions': ['experiment=sss_segmentation', 'data=regions', 'data.kind=127', 'data.seed=SEED']} # each seed tests on another quarter of the strips
 RESULTS |= {f'{n}_supervised': [*RESULTS[n], *BOUND] for n in [*RESULTS] if 'segmentation' in n}
 NEED_FILES |= {f'{n}_supervised': [*w, *BOUND] for n, w in [*NEED_FILES.items()]}
 
@@ -45,7 +46,7 @@ def main():
     keep_buffers()
     for name in a.names:
         words = [*(RESULTS | NEED_FILES)[name], *a.set]
-        runs = [json.loads((run_once([*words, f'seed={s}'], a.out)/'metrics.json').read_text()) for s in a.seeds]
+        runs = [json.loads((run_once([*(w.replace('SEED', str(s)) for w in words), f'seed={s}'], a.out)/'metrics.json').read_text()) for s in a.seeds]
         write_results(TOP/f'nbs/results/{name}.json', f'{shown(words)} seed=SEED', runs)
         print(name, {k: [round(r[k], 3) for r in runs] for k in ('iou', 'ap', 'cluster_nmi', 'seconds_stage1', 'seconds_stage2') if runs[0][k] is not None}, flush=True)
 
