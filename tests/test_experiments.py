@@ -1,6 +1,7 @@
 """Every experiment of the paper by name, made tiny, on its stand-in."""
 import json
-import pytest
+import numpy as np, pytest
+from PIL import Image
 from bcd_fast.experiments import EXPERIMENTS, compose_config
 from bcd_fast.runs import METRICS, run_experiment
 
@@ -20,6 +21,25 @@ def test_experiment(name, tmp_path):
         assert {'clusters.png', 'masks.png', 'counterfactuals.png', 'losses.png', 'model'} <= written and 0 <= metrics['iou'] <= 1
         assert ('scene.png' in written) == (name == 'sss_segmentation') == (metrics['sites_iou'] is not None)
     assert 'stand-in' in metrics['source'] or 'scikit' in metrics['source']
+
+
+def test_regions(tmp_path):
+    "Labelled strips: one gray of the maps is the object, another pair of strips is the test with another seed of the data."
+    rng = np.random.default_rng(0)
+    for what in ('images', 'labels'): (tmp_path/'strips'/what).mkdir(parents=True)
+    for i in range(8):
+        label, image = np.zeros((70, 500), np.uint8), rng.integers(40, 90, (70, 500))
+        label[:, 320:] = 255
+        for x in range(60, 460, 100): label[20:44, x:x+24] = 127
+        image[label == 127] += 100
+        for what, a in dict(images=image.astype(np.uint8), labels=label).items(): Image.fromarray(a).save(tmp_path/f'strips/{what}/{i}.png')
+    cfg = compose_config(['experiment=sss_segmentation', 'data=regions', f'data.path={tmp_path}/strips', 'data.kind=127', 'data.seed=1', 'data.normalise=local', *TINY, f'cache={tmp_path}/cache'])
+    said = []
+    metrics, left_out = run_experiment(cfg, 'sss_segmentation', tmp_path/'run', say=said.append)
+    assert left_out == [] and '2 of 8 for the test' in metrics['source'] and 0 <= metrics['iou'] <= 1
+    assert set(json.loads((tmp_path/'run/scenes.json').read_text())['scenes']) == {'2', '3'}
+    assert json.loads((tmp_path/'run/model/model.json').read_text())['normalisation']['name'] == 'local'
+    assert any('clusters are unsure' in m for m in said) == (metrics['cluster_stability'] < .3)
 
 
 @pytest.fixture(scope='module')
