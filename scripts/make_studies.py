@@ -64,10 +64,11 @@ STUDIES = dict(
            'supervised': ['supervised=true']}.items()}),
     regions_even=('And when the gain is evened out?', {label: [*ROCK, 'data.normalise=local', *words] for label, words in {
            'all': [], 'K=1, no condition': ['cluster.k=1'], 'no divergence': ['trainer.div_weight=0'], 'autoencoder': ['encoder=autoencoder'], 'supervised': ['supervised=true']}.items()}),
+    noise_regions=('And on rock, where nothing was tuned?', wrong(*ROCK)),
     bound=('What would true masks give?', {'ours': [], 'supervised': ['supervised=true']}))
 
 
-NEED_FILES = {'regions', 'regions_even'} # made when named, with --set data.path=...
+NEED_FILES = {'regions', 'regions_even', 'noise_regions'} # made when named, with --set data.path=...
 
 
 def words_of(case, seed, *more):
