@@ -109,7 +109,8 @@ def study_figure(runs:pd.DataFrame, # of `read_study`
                  line:str=None)->Figure: # case at whose mean a line is drawn
     "A panel a number, a bar a case, a dot a seed."
     names = list(dict.fromkeys(runs.case))
-    across, down = min(ACROSS, len(columns)), -(-len(columns)//ACROSS)
+    down = -(-len(columns)//ACROSS)
+    across = -(-len(columns)//down)
     fig = Figure(figsize=(2.6*across+1.6, down*(.9+.3*len(names))), layout='constrained')
     axes = fig.subplots(down, across, sharey=True, squeeze=False).flatten()
     for ax in axes[len(columns):]: ax.axis('off')
