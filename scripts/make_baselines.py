@@ -25,7 +25,7 @@ def main():
     a = p.parse_args()
     found = json.loads(FILE.read_text()) if FILE.is_file() else {}
     for name in a.names:
-        words = [*(w.replace('SEED', '2') for w in (RESULTS | NEED_FILES)[name]), *a.set]
+        words = [*(w.replace('SEED', '2') for w in (RESULTS | NEED_FILES)[name]), *a.set]  # where the seed says what is the test: one with much of the object
         test = load_data(compose_config(words)).part('test')[0]
         table = baseline_scores(test.images, test.masks).round(4).reset_index()
         found[name] = dict(data=shown(words), n_test=len(test), machine=platform_text(), rows=table.to_dict('records'))
