@@ -37,8 +37,10 @@ def rename_pages(proc):
     "Mend 1: give every notebook in `proc` its page's name."
     for old in sorted(proc.rglob('*.ipynb')):
         new = page_name(old)
-        if new == old: continue
-        if new.exists(): sys.exit(f'build_docs: two notebooks would be the page {new.stem}.html, one is {old.name}')
+        if new == old:
+            continue
+        if new.exists():
+            sys.exit(f'build_docs: two notebooks would be the page {new.stem}.html, one is {old.name}')
         old.rename(new)
 
 
@@ -52,8 +54,10 @@ def mend_notebook(path):
     "Apply `local_links` to the Markdown of notebook `path`, and drop the page name from its front matter: it has it now."
     nb = json.loads(path.read_text(encoding='utf-8'))
     for cell in nb['cells']:
-        if cell['cell_type'] == 'raw': cell['source'] = re.sub(r'^output-file:.*\n', '', ''.join(cell['source']), flags=re.M)
-        if cell['cell_type'] == 'markdown': cell['source'] = local_links(''.join(cell['source']))
+        if cell['cell_type'] == 'raw':
+            cell['source'] = re.sub(r'^output-file:.*\n', '', ''.join(cell['source']), flags=re.M)
+        if cell['cell_type'] == 'markdown':
+            cell['source'] = local_links(''.join(cell['source']))
         for data in (o['data'] for o in cell.get('outputs', []) if 'text/markdown' in o.get('data', {})):
             data['text/markdown'] = local_links(''.join(data['text/markdown']))
     path.write_text(json.dumps(nb), encoding='utf-8')
@@ -77,7 +81,8 @@ def mathml(match):
     "The formula of a `<span class=\"math ...\">` as MathML; a command that latex2mathml does not know is an error."
     kind, tex = match[1], unescape(match[2])
     res = convert(tex, display='block' if kind == 'display' else 'inline')
-    if unknown := re.search(r'\\[a-zA-Z]+', res): raise ValueError(f'{unknown[0]} in the formula {tex}')
+    if unknown := re.search(r'\\[a-zA-Z]+', res):
+        raise ValueError(f'{unknown[0]} in the formula {tex}')
     bars = res.replace('<mo>&#x02016;</mo>', '<mo stretchy="false">&#x02016;</mo>')  # norms: bars of one height
     return f'<span class="math-{kind}">{bars}</span>'
 
@@ -85,8 +90,10 @@ def mathml(match):
 def mend_maths(path):
     "Mend 4: formulas of page `path` as MathML, which browsers show without any script, in place of KaTeX from a CDN."
     html = path.read_text(encoding='utf-8')
-    try: html = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, html, flags=re.S)
-    except Exception as e: sys.exit(f'build_docs: {path.name}: {type(e).__name__}: {e}')
+    try:
+        html = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, html, flags=re.S)
+    except Exception as e:
+        sys.exit(f'build_docs: {path.name}: {type(e).__name__}: {e}')
     html = re.sub(r'<link[^>]*katex[^>]*>|<script[^>]*katex[^>]*></script>', '', html)
     path.write_text(html, encoding='utf-8')
 
@@ -100,22 +107,26 @@ def mend_styles(site):
 
 def run_smalldocs(*args):
     "Run a smalldocs command and stop when it finds anything wrong."
-    if smalldocs([*args]): sys.exit(f'build_docs: smalldocs {args[0]} found something wrong')
+    if smalldocs([*args]):
+        sys.exit(f'build_docs: smalldocs {args[0]} found something wrong')
 
 
 def main():
     "Notebooks to _proc/, mends, website to _docs/."
     proc = process()
     rename_pages(proc)
-    for nb in proc.rglob('*.ipynb'): mend_notebook(nb)
+    for nb in proc.rglob('*.ipynb'):
+        mend_notebook(nb)
     mend_sidebar(proc/'sidebar.yml')
     run_smalldocs('check', str(proc))
     run_smalldocs('render', '--strict', '--quiet', str(proc))
-    for page in (proc/cfg.doc_path.name).rglob('*.html'): mend_maths(page)
+    for page in (proc/cfg.doc_path.name).rglob('*.html'):
+        mend_maths(page)
     mend_styles(proc/cfg.doc_path.name)
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(proc/cfg.doc_path.name, cfg.doc_path)
     print(f'The documentation is in {cfg.doc_path.name}/: open {cfg.doc_path.name}/index.html')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -22,7 +22,8 @@ def option(cell, name):
 
 def hidden(cell):
     "Whether the documentation leaves `cell` out."
-    if cell.cell_type == 'raw': return True
+    if cell.cell_type == 'raw':
+        return True
     marks = re.search(r'^#\|\s*(hide|export|exporti|default_exp)\b(?!_)', cell.source, re.M)
     return cell.cell_type == 'code' and bool(marks or option(cell, 'include') == 'false')
 
@@ -42,9 +43,12 @@ def mend_links(text):
 
 def tidy(cell):
     "Take the `#|` lines out of a code cell, mend the links of a Markdown cell."
-    if cell.cell_type == 'markdown': cell.source = mend_links(cell.source)
-    elif option(cell, 'echo') == 'false': cell.source = ''
-    else: cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
+    if cell.cell_type == 'markdown':
+        cell.source = mend_links(cell.source)
+    elif option(cell, 'echo') == 'false':
+        cell.source = ''
+    else:
+        cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
     return cell
 
 
@@ -67,4 +71,5 @@ def main():
     (ROOT/'README.md').write_text('<!-- Written by scripts/build_readme.py from nbs/index.ipynb: edit that. -->\n\n' + body, encoding='utf-8')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -51,25 +51,32 @@ LINKS = "return [[...document.querySelectorAll('a[href]')].map(a => a.getAttribu
 
 class Quiet(SimpleHTTPRequestHandler):
     "Files of the site, without a log; there is no icon, and browsers ask for one."
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
     def do_GET(self):
-        if self.path != '/favicon.ico': return super().do_GET()
-        self.send_response(204); self.end_headers()
+        if self.path != '/favicon.ico':
+            return super().do_GET()
+        self.send_response(204)
+        self.end_headers()
 
 
 def browser():
     "Headless Chromium, or a sentence that says what is missing."
     chrome, driver = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
-    if not (chrome and driver): sys.exit('check_site: Chromium or its driver is missing (Debian: apt-get install chromium chromium-driver)')
+    if not (chrome and driver):
+        sys.exit('check_site: Chromium or its driver is missing (Debian: apt-get install chromium chromium-driver)')
     o = webdriver.ChromeOptions()
     o.binary_location = chrome
-    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking', 'disable-component-update', 'disable-sync', 'hide-scrollbars', 'force-device-scale-factor=1'): o.add_argument(f'--{flag}')
+    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking', 'disable-component-update', 'disable-sync', 'hide-scrollbars', 'force-device-scale-factor=1'):
+        o.add_argument(f'--{flag}')
     o.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
     return webdriver.Chrome(options=o, service=Service(driver))
 
 
-def set_theme(b, theme): b.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [{'name': 'prefers-color-scheme', 'value': theme}]})
-def set_width(b, width): b.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {'width': WIDTHS[width], 'height': 900, 'deviceScaleFactor': 1, 'mobile': width == 'phone'})
+def set_theme(b, theme):
+    b.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': [{'name': 'prefers-color-scheme', 'value': theme}]})
+def set_width(b, width):
+    b.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {'width': WIDTHS[width], 'height': 900, 'deviceScaleFactor': 1, 'mobile': width == 'phone'})
 
 
 def look(b, page, theme, shots):
@@ -77,7 +84,8 @@ def look(b, page, theme, shots):
     bad = list(b.execute_script(LOOK))
     for width in WIDTHS:
         set_width(b, width)
-        if wide := b.execute_script(WIDE): bad.append(f'{width}: {wide}')
+        if wide := b.execute_script(WIDE):
+            bad.append(f'{width}: {wide}')
         if shots and page.stem in SHOTS:
             time.sleep(.6) # the sidebar slides away
             b.save_screenshot(str(shots/f'{page.stem}_{theme}_{width}.png'))
@@ -91,11 +99,14 @@ def broken_links(found, top):
     bad = []
     for page, (links, _) in found.items():
         for link in sorted(set(links)):
-            if link.startswith(('http:', 'https:', 'mailto:', 'javascript:')): continue
+            if link.startswith(('http:', 'https:', 'mailto:', 'javascript:')):
+                continue
             url, place = urldefrag(urljoin(page, link))
             target = unquote(url) or page
-            if not (top/target).exists(): bad.append(f'{page}: link to {link}, which is not there')
-            elif place and target in found and unquote(place) not in found[target][1]: bad.append(f'{page}: link to {link}, and {target} has no such place')
+            if not (top/target).exists():
+                bad.append(f'{page}: link to {link}, which is not there')
+            elif place and target in found and unquote(place) not in found[target][1]:
+                bad.append(f'{page}: link to {link}, and {target} has no such place')
     return bad
 
 
@@ -107,8 +118,10 @@ def search(b, address):
     for _ in range(50):
         time.sleep(.1)
         hits = [a for a in b.find_elements(By.CSS_SELECTOR, '.smalldocs-search-results a') if ITS_PAGE in (a.get_attribute('href') or '')]
-        if hits: break
-    else: return [f'search: {SYMBOL} does not lead to {ITS_PAGE}']
+        if hits:
+            break
+    else:
+        return [f'search: {SYMBOL} does not lead to {ITS_PAGE}']
     hits[0].click()
     time.sleep(.5)
     return [] if ITS_PAGE in b.current_url and SYMBOL in b.find_element(By.TAG_NAME, 'main').text else [f'search: {b.current_url} does not show {SYMBOL}']
@@ -123,12 +136,16 @@ def check(top, shots=None):
         for page in sorted(top.rglob('*.html')):
             name = page.relative_to(top).as_posix()
             for theme in ('light', 'dark'):
-                set_theme(b, theme); set_width(b, 'desk')
+                set_theme(b, theme)
+                set_width(b, 'desk')
                 b.get(f'{address}/{name}')
-                if theme == 'light': found[name] = b.execute_script(LINKS)
+                if theme == 'light':
+                    found[name] = b.execute_script(LINKS)
                 bad += look(b, page, theme, shots)
         bad += broken_links(found, top) + search(b, address)
-    finally: b.quit(); server.shutdown()
+    finally:
+        b.quit()
+        server.shutdown()
     return bad, len(found)
 
 
@@ -137,12 +154,16 @@ def main():
     p.add_argument('--docs', type=Path, default=DOCS, help='folder of the site')
     p.add_argument('--shots', type=Path, help='folder for screenshots')
     a = p.parse_args()
-    if not (a.docs/'index.html').is_file(): sys.exit(f'check_site: {a.docs.name}/ holds no site: run scripts/build_docs.py first')
-    if a.shots: a.shots.mkdir(parents=True, exist_ok=True)
+    if not (a.docs/'index.html').is_file():
+        sys.exit(f'check_site: {a.docs.name}/ holds no site: run scripts/build_docs.py first')
+    if a.shots:
+        a.shots.mkdir(parents=True, exist_ok=True)
     bad, n = check(a.docs, a.shots)
     print(*bad, sep='\n')
-    if bad: sys.exit(f'check_site: {len(bad)} things to mend')
+    if bad:
+        sys.exit(f'check_site: {len(bad)} things to mend')
     print(f'{n} pages in two themes and two widths: fine')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

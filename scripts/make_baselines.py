@@ -6,12 +6,11 @@
 Rows of experiments that are not named stay as they are in the file.
 """
 import argparse, json
-from pathlib import Path
 
-from bcd_fast.baselines import baseline_scores
-from bcd_fast.experiments import compose_config
-from bcd_fast.runs import platform_text
-from bcd_fast.stages import load_data
+from bcd_fast.core import platform_text
+from bcd_fast.data.datasets import load_data
+from bcd_fast.scoring.baselines import baseline_scores
+from bcd_fast.experiments.catalogue import compose_config
 from make_results import NEED_FILES, RESULTS, TOP, shown
 
 FILE = TOP/'nbs/results/studies/baselines.json'
@@ -26,7 +25,7 @@ def main():
     found = json.loads(FILE.read_text()) if FILE.is_file() else {}
     for name in a.names:
         words = [*(w.replace('SEED', '2') for w in (RESULTS | NEED_FILES)[name]), *a.set]  # where the seed says what is the test: one with much of the object
-        test = load_data(compose_config(words)).part('test')[0]
+        test = load_data(compose_config(words).data).part('test')[0]
         table = baseline_scores(test.images, test.masks).round(4).reset_index()
         found[name] = dict(data=shown(words), n_test=len(test), machine=platform_text(), rows=table.to_dict('records'))
         print(name, table.to_string(), sep='\n', flush=True)
@@ -34,4 +33,5 @@ def main():
         FILE.write_text(json.dumps(found, indent=1)+'\n')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -8,24 +8,27 @@ The file holds all runs that are there. Each idea changes one thing of a short t
 divergence of counterfactuals from targets with random filters, with whitened filters, and the Fréchet distance. The IoU
 stands beside for the record. An idea that wins belongs into a notebook; the others stay here.
 """
-import argparse, copy, json, time
+import argparse, copy, json
 from functools import partial
 from pathlib import Path
 
 import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
 from fastai.callback.core import Callback
 
-from bcd_fast import losses
-from bcd_fast.compositing import composite
-from bcd_fast.encoders import describe, local_descriptors
-from bcd_fast.experiments import compose_config
-from bcd_fast.frechet import counterfactual_frechet
-from bcd_fast.images import to_unit
-from bcd_fast.learner import keep_buffers, predict_masks
-from bcd_fast.patches import PatchEBSW, random_filters
-from bcd_fast.representations import make_divergence
-from bcd_fast.scores import mask_scores
-from bcd_fast.stages import fit_stage2, load_data, run_stage1, stage2_learner
+from bcd_fast.training import losses
+from bcd_fast.core import keep_buffers
+from bcd_fast.data.images import to_unit
+from bcd_fast.data.datasets import load_data
+from bcd_fast.backgrounds.stage1 import run_stage1
+from bcd_fast.backgrounds.encoders import describe, local_descriptors
+from bcd_fast.divergences.patches import PatchEBSW, random_filters
+from bcd_fast.divergences.representations import make_divergence
+from bcd_fast.masker.compositing import composite
+from bcd_fast.training.learner import predict_masks
+from bcd_fast.training.stage2 import fit_stage2, stage2_learner
+from bcd_fast.scoring.scores import mask_scores
+from bcd_fast.scoring.frechet import counterfactual_frechet
+from bcd_fast.experiments.catalogue import compose_config
 
 TOP = Path(__file__).resolve().parent.parent
 BASE = ['experiment=synthetic_segmentation', 'trainer.epochs=4', 'bar=false']
@@ -34,7 +37,8 @@ normal = lambda f: f/f.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 class Orthogonal(PatchEBSW):
     "Filters at right angles."
-    def filters(self, t): return torch.linalg.qr(torch.randn(t.shape[1]*self.patch**2, self.n_filters))[0].T.reshape(-1, t.shape[1], self.patch, self.patch)
+    def filters(self, t):
+        return torch.linalg.qr(torch.randn(t.shape[1]*self.patch**2, self.n_filters))[0].T.reshape(-1, t.shape[1], self.patch, self.patch)
 
 
 class ZeroMean(PatchEBSW):
@@ -64,45 +68,61 @@ class Unbiased(PatchEBSW):
 
 class Plus(nn.Module):
     "The patch divergence and a share of another one."
-    def __init__(self, other, weight): super().__init__(); self.patches, self.other, self.weight = PatchEBSW(), other, weight
-    def forward(self, x, t): return self.patches(x, t)+self.weight*self.other(x, t)
+    def __init__(self, other, weight):
+        super().__init__()
+        self.patches, self.other, self.weight = PatchEBSW(), other, weight
+    def forward(self, x, t):
+        return self.patches(x, t)+self.weight*self.other(x, t)
 
 
 class Coarse(nn.Module):
     "A divergence of whole images, pooled to 16x16."
-    def __init__(self): super().__init__(); self.div = make_divergence('ebsw')
-    def forward(self, x, t): return self.div(F.avg_pool2d(x, 4), F.avg_pool2d(t, 4))
+    def __init__(self):
+        super().__init__()
+        self.div = make_divergence('ebsw')
+    def forward(self, x, t):
+        return self.div(F.avg_pool2d(x, 4), F.avg_pool2d(t, 4))
 
 
 class LocalEnergy(nn.Module):
     "Patches of the logarithm of local energy."
-    def __init__(self): super().__init__(); self.div = PatchEBSW(scales=(1,))
-    def energy(self, x): return F.avg_pool2d((x-F.avg_pool2d(x, 5, 1, 2)).square(), 4).add(1e-3).log()
-    def forward(self, x, t): return self.div(self.energy(x), self.energy(t))
+    def __init__(self):
+        super().__init__()
+        self.div = PatchEBSW(scales=(1,))
+    def energy(self, x):
+        return F.avg_pool2d((x-F.avg_pool2d(x, 5, 1, 2)).square(), 4).add(1e-3).log()
+    def forward(self, x, t):
+        return self.div(self.energy(x), self.energy(t))
 
 
 class CoarseToFine(Callback):
     "Coarse scales first."
     order = -10
-    def before_batch(self): self.learn.loss_func.divergence.scales = (4,) if self.pct_train<.3 else (2,4) if self.pct_train<.6 else (1,2,4)
+    def before_batch(self):
+        self.learn.loss_func.divergence.scales = (4,) if self.pct_train<.3 else (2,4) if self.pct_train<.6 else (1,2,4)
 
 
 class FineAtLast(Callback):
     "Small patches in addition, in the last third."
     order = -10
-    def before_fit(self): self.both = Plus(PatchEBSW(patch=3, scales=(1,)), .5)
+    def before_fit(self):
+        self.both = Plus(PatchEBSW(patch=3, scales=(1,)), .5)
     def before_batch(self):
-        if self.pct_train>2/3: self.learn.loss_func.divergence = self.both
+        if self.pct_train>2/3:
+            self.learn.loss_func.divergence = self.both
 
 
 class Average(Callback):
     "The running mean of the weights replaces them at the end."
     order = 70
-    def before_fit(self): self.mean = copy.deepcopy(self.learn.model)
+    def before_fit(self):
+        self.mean = copy.deepcopy(self.learn.model)
     def after_step(self):
         with torch.no_grad():
-            for a, b in zip(self.mean.state_dict().values(), self.learn.model.state_dict().values()): a.copy_(b) if not a.is_floating_point() or self.pct_train<.5 else a.lerp_(b, .02)
-    def after_fit(self): self.learn.model.load_state_dict(self.mean.state_dict())
+            for a, b in zip(self.mean.state_dict().values(), self.learn.model.state_dict().values()):
+                a.copy_(b) if not a.is_floating_point() or self.pct_train<.5 else a.lerp_(b, .02)
+    def after_fit(self):
+        self.learn.model.load_state_dict(self.mean.state_dict())
 
 
 def straight_through(logits, temperature, training):
@@ -116,7 +136,8 @@ def flipped(model, images):
     return np.mean([np.flip(predict_masks(model, np.ascontiguousarray(np.flip(images, w))), w) for w in ways], 0)
 
 
-def features_of(s1): return make_divergence('ebsw', on='features', features=lambda x: local_descriptors(s1.encoder, x))
+def features_of(s1):
+    return make_divergence('ebsw', on='features', features=lambda x: local_descriptors(s1.encoder, x))
 
 
 # idea -> words, what replaces the divergence (given stage 1), callbacks
@@ -141,7 +162,8 @@ def judge(prob, ds, s1, seed)->dict:
         n = min(len(t), 150)
         s, b, t = rng.choice(s, n), rng.choice(b, n), rng.choice(t, n, False)
         moved = composite(to_unit(obj.images[s]), to_unit(bg.images[b]), torch.as_tensor(prob[s]>.5).float())
-        for name, share in dict(random=0., whitened=1.).items(): found[name].append(float(PatchEBSW(64, share)(moved, to_unit(obj.images[t]))))
+        for name, share in dict(random=0., whitened=1.).items():
+            found[name].append(float(PatchEBSW(64, share)(moved, to_unit(obj.images[t]))))
     out = {k: float(np.mean(v)) for k, v in found.items()}
     out['frechet'] = counterfactual_frechet(prob, obj.images, oc, bg.images, bc, partial(describe, s1.encoder), seed)['relative']
     return out | dict(iou=float(mask_scores(prob, obj.masks)['iou']))
@@ -150,15 +172,17 @@ def judge(prob, ds, s1, seed)->dict:
 def try_idea(name, seed)->dict:
     idea = IDEAS[name]
     cfg = compose_config([*BASE, *idea.get('words', []), f'seed={seed}'])
-    ds = load_data(cfg)
+    ds = load_data(cfg.data)
     s1, _ = run_stage1(cfg, ds)
     before = losses.level_sets
     losses.level_sets = idea.get('levels', before)
     try:
         learn = stage2_learner(cfg, ds, s1, [c() for c in idea.get('cbs', [])])
-        if 'div' in idea: learn.loss_func.divergence = idea['div'](s1)
+        if 'div' in idea:
+            learn.loss_func.divergence = idea['div'](s1)
         seconds = fit_stage2(cfg, learn)
-    finally: losses.level_sets = before
+    finally:
+        losses.level_sets = before
     return dict(seed=seed, seconds=seconds, **judge(idea.get('masks', predict_masks)(learn.model, ds.part('valid')[0].images), ds, s1, seed))
 
 
@@ -173,16 +197,20 @@ def main():
     a.out.mkdir(parents=True, exist_ok=True)
     names = [n for n in IDEAS if not a.names or n.startswith(tuple(a.names))]
     jobs = [(n, s) for s in a.seeds for n in names]
-    if a.share: jobs = jobs[a.share[0]-1::a.share[1]]
+    if a.share:
+        jobs = jobs[a.share[0]-1::a.share[1]]
     for n, s in jobs:
         path = a.out/f'{n.replace(" ", "_")}_seed{s}.json'
-        if path.is_file(): continue
+        if path.is_file():
+            continue
         path.write_text(json.dumps(try_idea(n, s)))
         print(n, path.read_text(), flush=True)
-    if a.share: return
+    if a.share:
+        return
     runs = {n: [json.loads(p.read_text()) for p in sorted(a.out.glob(f'{n.replace(" ", "_")}_seed*.json'))] for n in IDEAS}
     about = dict(study='ideas', question='Which ideas help, by criteria that read no mask?', command='python scripts/make_ideas.py', base='bcd_train '+' '.join(BASE))
     (TOP/'nbs/results/studies/ideas.json').write_text(json.dumps(dict(**about, cases={n: dict(runs=r) for n, r in runs.items() if r}), indent=1)+'\n')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

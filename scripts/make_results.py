@@ -9,10 +9,10 @@ A run that has been made before with the same settings is found below runs/ and 
 import argparse, json
 from pathlib import Path
 
-from bcd_fast import cli # first: sets how threads wait
-from bcd_fast.learner import keep_buffers
-from bcd_fast.reports import run_once
-from bcd_fast.spread import write_results
+from bcd_fast import environment # noqa: F401 - first: torch reads it when it is loaded
+from bcd_fast.core import keep_buffers
+from bcd_fast.experiments.results import write_results
+from bcd_fast.experiments.notebooks import run_once
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -51,4 +51,5 @@ def main():
         print(name, {k: [round(r[k], 3) for r in runs] for k in ('iou', 'ap', 'cluster_nmi', 'seconds_stage1', 'seconds_stage2') if runs[0][k] is not None}, flush=True)
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from make_results import shown
-from bcd_fast.experiments import compose_config
-from bcd_fast.learner import keep_buffers, predict_masks
-from bcd_fast.models import load_model
-from bcd_fast.reports import run_once
-from bcd_fast.runs import settings_of
-from bcd_fast.scores import mask_scores
-from bcd_fast.stages import load_data
+from bcd_fast.core import keep_buffers
+from bcd_fast.data.datasets import load_data
+from bcd_fast.training.learner import predict_masks
+from bcd_fast.scoring.scores import mask_scores
+from bcd_fast.prediction.models import load_model
+from bcd_fast.experiments.catalogue import compose_config
+from bcd_fast.experiments.runs import settings_of
+from bcd_fast.experiments.notebooks import run_once
 
 TOP = Path(__file__).resolve().parent.parent
 BASE = ['experiment=synthetic_segmentation', 'trainer.epochs=4']
@@ -31,9 +32,12 @@ ALONE = ['trainer.cf_weight=0', 'trainer.obj_weight=0', 'trainer.paste=0', 'trai
 ROCK = ['experiment=sss_segmentation', 'data=regions', 'data.kind=127', 'data.seed=SEED', 'trainer.epochs=6'] # each seed tests on another quarter of the strips
 
 
-def one(key, values): return {str(v): [f'{key}={v}'] for v in values}
-def wrong(*words): return {f'{n}{label}': [*words, f'data.noise={n}', *clean] for label, clean in (('', []), (', clean', ['data.clean=true'])) for n in (0, .05, .1, .2)}
-def on(d): return [f'divergence={d}', 'divergence.on=patches']
+def one(key, values):
+    return {str(v): [f'{key}={v}'] for v in values}
+def wrong(*words):
+    return {f'{n}{label}': [*words, f'data.noise={n}', *clean] for label, clean in (('', []), (', clean', ['data.clean=true'])) for n in (0, .05, .1, .2)}
+def on(d):
+    return [f'divergence={d}', 'divergence.on=patches']
 
 # study -> (question, label -> words of the command line beside BASE)
 STUDIES = dict(
@@ -84,8 +88,8 @@ def kept(folder):
 
 def unseen(cases, seed):
     "Test images of the standard data with objects on which no case has trained: one test for data of different sizes."
-    test = load_data(compose_config(words_of([], seed))).part('test')[0]
-    seen = [ds.part(part)[0].groups for ds in (load_data(compose_config(words_of(c, seed))) for c in cases) for part in ('train', 'valid')]
+    test = load_data(compose_config(words_of([], seed)).data).part('test')[0]
+    seen = [ds.part(part)[0].groups for ds in (load_data(compose_config(words_of(c, seed)).data) for c in cases) for part in ('train', 'valid')]
     return test.subset(np.flatnonzero(~np.isin(test.groups, np.concatenate(seen))))
 
 
@@ -107,16 +111,19 @@ def main():
     keep_buffers()
     names = a.names or [n for n in STUDIES if n not in NEED_FILES]
     jobs = [(n, label, s) for s in a.seeds for n in names for label in STUDIES[n][1] if a.cases in label]
-    if a.share: jobs = [*{str(settings_of(compose_config(words_of(STUDIES[n][1][label], s, *a.set)))): (n, label, s) for n, label, s in jobs}.values()][a.share[0]-1::a.share[1]] # no run twice
+    if a.share:
+        jobs = [*{str(settings_of(compose_config(words_of(STUDIES[n][1][label], s, *a.set)))): (n, label, s) for n, label, s in jobs}.values()][a.share[0]-1::a.share[1]] # no run twice
     found = {n: {label: [] for label in STUDIES[n][1]} for n in names}
     tests = {s: unseen(STUDIES['objects'][1].values(), s) for s in a.seeds} if 'objects' in names and not a.share else {}
     for n, label, s in jobs:
         folder = run_once(words_of(STUDIES[n][1][label], s, *a.set), a.out)
         row = kept(folder)
-        if n == 'objects' and tests: row = rescore(row, folder, tests[s])
+        if n == 'objects' and tests:
+            row = rescore(row, folder, tests[s])
         found[n][label].append(row)
         print(n, label, s, round(row['iou'], 3), round(row['seconds_stage2']), flush=True)
-    if a.share: return
+    if a.share:
+        return
     folder = TOP/'nbs/results/studies'
     folder.mkdir(parents=True, exist_ok=True)
     for n in names:
@@ -126,4 +133,5 @@ def main():
         file.write_text(json.dumps(dict(study=n, question=STUDIES[n][0], cases=cases), indent=1)+'\n')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

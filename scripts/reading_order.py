@@ -20,7 +20,8 @@ def sections(names):
     "Section -> names of notebooks in it, in reading order; every numbered name is in one."
     found = {s: sorted(n for n in names if n.startswith(begin)) for s, begin in SECTIONS.items()}
     left = {n for n in names if n[0].isdigit()} - {n for ns in found.values() for n in ns}
-    if left: raise ValueError(f'no section for {", ".join(sorted(left))}: add it to SECTIONS in {Path(__file__).name}')
+    if left:
+        raise ValueError(f'no section for {", ".join(sorted(left))}: add it to SECTIONS in {Path(__file__).name}')
     return found
 
 
@@ -56,10 +57,13 @@ def main():
     titles = {n: title(nb) for n, nb in nbs.items()}
     changed = [n for b, n, a in zip(order, order[1:], order[2:]) if with_sentence(nbs[n], sentence(b, a, titles))]
     if '--check' in sys.argv[1:]:
-        if changed: sys.exit(f'not in reading order: {", ".join(changed)}; run python scripts/reading_order.py')
+        if changed:
+            sys.exit(f'not in reading order: {", ".join(changed)}; run python scripts/reading_order.py')
         return
-    for n in changed: (NBS/f'{n}.ipynb').write_text(json.dumps(nbs[n], indent=1, ensure_ascii=False, sort_keys=True)+'\n', encoding='utf-8')
+    for n in changed:
+        (NBS/f'{n}.ipynb').write_text(json.dumps(nbs[n], indent=1, ensure_ascii=False, sort_keys=True)+'\n', encoding='utf-8')
     print(f'{len(changed)} notebooks changed')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -4,10 +4,10 @@ from importlib.metadata import entry_points
 from types import SimpleNamespace
 os.environ['MPLBACKEND'] = 'Agg' # before matplotlib is imported; new processes inherit it
 os.environ.setdefault('OMP_NUM_THREADS', '1') # two workers on two cores
-import numpy as np, pytest
+import pytest
 from PIL import Image
-from bcd_fast.objects import embedded_digits, enlarge
-from bcd_fast.textures import embedded_textures
+from bcd_fast.data.textures import embedded_textures
+from bcd_fast.data.objects import embedded_digits, enlarge
 
 SHORT = ['encoder.epochs=1', 'encoder.steps=10', 'trainer.epochs=1', 'trainer.steps=10', 'trainer.bs=8', 'model.width=4', 'cluster.k=3', 'bar=false']
 
@@ -20,7 +20,8 @@ def files(tmp_path_factory):
     (top/'mnist').mkdir()
     (top/'mnist/t10k-images-idx3-ubyte.gz').write_bytes(gzip.compress(struct.pack('>HBB3I', 0, 8, 3, *digits.shape)+digits.tobytes()))
     (top/'textures').mkdir()
-    for name, tex in list(embedded_textures().items())[:3]: Image.fromarray(tex[:180, :180]).save(top/f'textures/{name}.tif')
+    for name, tex in list(embedded_textures().items())[:3]:
+        Image.fromarray(tex[:180, :180]).save(top/f'textures/{name}.tif')
     return top
 
 
@@ -47,8 +48,10 @@ def call(tmp_path, monkeypatch, capsys):
         capsys.readouterr() # nothing of an earlier call
         with warnings.catch_warnings(): # the commands set how warnings are shown
             warnings.simplefilter('ignore')
-            try: status = command.load()()
-            except SystemExit as e: status = e.code
+            try:
+                status = command.load()()
+            except SystemExit as e:
+                status = e.code
         return (status or 0, *capsys.readouterr())
     return calls
 

@@ -4,21 +4,21 @@ from pathlib import Path
 from unittest.mock import patch
 import h5py, numpy as np, tifffile, torch
 from PIL import Image
-from bcd_fast.checkpoints import read_state, write_state
-from bcd_fast.clusters import load_clusters, make_clusters, save_clusters
-from bcd_fast.debugging import load_weights, save_weights
-from bcd_fast.folders import read_table
-from bcd_fast.formats import read_pictures
-from bcd_fast.images import InputError
-from bcd_fast.maskers import make_masker
-from bcd_fast.models import load_model, save_model
-from bcd_fast.objects import read_idx
-from bcd_fast.prediction import Manifest
-from bcd_fast.sassed import read_patches
-from bcd_fast.sidescan import read_pair
-from bcd_fast.spread import read_results
-from bcd_fast.sprites import read_dsprites
-from bcd_fast.tiles import open_images
+from bcd_fast.core import InputError
+from bcd_fast.data.formats import read_pictures
+from bcd_fast.data.folders import read_table
+from bcd_fast.data.objects import read_idx
+from bcd_fast.data.sprites import read_dsprites
+from bcd_fast.data.sassed import read_patches
+from bcd_fast.data.sidescan import read_pair
+from bcd_fast.backgrounds.clusters import load_clusters, make_clusters, save_clusters
+from bcd_fast.masker.maskers import make_masker
+from bcd_fast.training.debugging import load_weights, save_weights
+from bcd_fast.training.checkpoints import read_state, write_state
+from bcd_fast.prediction.models import load_model, save_model
+from bcd_fast.prediction.tiles import open_images
+from bcd_fast.prediction.predict import Manifest
+from bcd_fast.experiments.results import read_results
 
 rng = np.random.default_rng(1)
 GRAY, DEEP = rng.integers(0, 255, (48, 40), np.uint8), rng.integers(0, 65535, (48, 40), np.uint16)
@@ -26,7 +26,8 @@ GRAY, DEEP = rng.integers(0, 255, (48, 40), np.uint8), rng.integers(0, 65535, (4
 
 def stream(path):
     "Read a picture in bands, as prediction does with large ones."
-    with patch('bcd_fast.tiles.SMALL', 16), open_images(path) as sources: return [s.rows(a, min(a+8, s.shape[0])) for s in sources for a in range(0, s.shape[0], 8)]
+    with patch('bcd_fast.prediction.tiles.SMALL', 16), open_images(path) as sources:
+        return [s.rows(a, min(a+8, s.shape[0])) for s in sources for a in range(0, s.shape[0], 8)]
 
 
 def encoded(image, kind, **options):
@@ -44,7 +45,8 @@ def written(write, name):
 
 def hdf5(path, **sets):
     with h5py.File(path, 'w') as f:
-        for k, v in sets.items(): f.create_dataset(k, data=v, chunks=True, compression='gzip')
+        for k, v in sets.items():
+            f.create_dataset(k, data=v, chunks=True, compression='gzip')
 
 
 def npz(path):
@@ -68,7 +70,8 @@ def formats():
     for k, options in enumerate((dict(), dict(compression='zlib', tile=(16, 16)), dict(compression='lzw', rowsperstrip=8))):
         for image in (GRAY, DEEP, DEEP.astype(np.float32), np.stack([GRAY]*3)):
             yield '.tif', written(lambda p: tifffile.imwrite(p, image, photometric='minisblack', **options), f't{k}.tif'), both
-    for array in (GRAY, np.stack([DEEP]*5), DEEP.astype(np.complex64)): yield '.npy', written(lambda p: np.save(p, array), 'a.npy'), both
+    for array in (GRAY, np.stack([DEEP]*5), DEEP.astype(np.complex64)):
+        yield '.npy', written(lambda p: np.save(p, array), 'a.npy'), both
     yield '.h5', written(lambda p: hdf5(p, images=np.stack([GRAY]*6)), 'a.h5'), both
     yield '.h5', written(lambda p: hdf5(p, data=np.stack([np.tile(DEEP, (4, 4))]*2).astype(np.complex64), segments=np.ones((2, 192, 160), int)), 'b.h5'), (lambda p: read_patches(p),)
     yield '', idx, (read_idx,)
@@ -88,26 +91,38 @@ def damage(data, rng):
     "One to three of the ways in which files get broken."
     a = bytearray(data)
     for _ in range(rng.integers(1, 4)):
-        if not a: break
+        if not a:
+            break
         i, n = int(rng.integers(len(a))), int(rng.integers(1, 64))
         head = int(rng.integers(min(len(a), 256)))
         match rng.integers(7):
-            case 0: del a[i:]
-            case 1: a[i:i+n] = rng.bytes(n)
-            case 2: a[i:i+n] = bytes(n)
-            case 3: a[head:head+4] = b'\xff\xff\xff\x7f'
-            case 4: a[i:i] = a[i:i+n]
-            case 5: a[head] ^= 1 << int(rng.integers(8))
-            case 6: del a[i:i+n]
+            case 0:
+                del a[i:]
+            case 1:
+                a[i:i+n] = rng.bytes(n)
+            case 2:
+                a[i:i+n] = bytes(n)
+            case 3:
+                a[head:head+4] = b'\xff\xff\xff\x7f'
+            case 4:
+                a[i:i] = a[i:i+n]
+            case 5:
+                a[head] ^= 1 << int(rng.integers(8))
+            case 6:
+                del a[i:i+n]
     return bytes(a)
 
 
 def attempt(read, path):
     "'read', or the sentence of the refusal, or what went wrong; seconds."
     start = time.perf_counter()
-    try: read(path); said = 'read'
-    except InputError as e: said = f'refused: {e}'
-    except BaseException as e: said = f'{type(e).__name__}: {e}'
+    try:
+        read(path)
+        said = 'read'
+    except InputError as e:
+        said = f'refused: {e}'
+    except BaseException as e:
+        said = f'{type(e).__name__}: {e}'
     return said, time.perf_counter()-start
 
 
@@ -119,7 +134,8 @@ def main(folder, seed, number):
     for k, (suffix, data, reads) in enumerate(kinds): # whole files first: what is damaged must have been right
         path = folder/suffix if '/' in suffix else folder/f'whole{k}{suffix}'
         path.write_bytes(data)
-        for read in reads: print(json.dumps(dict(file=path.name, whole=True, said=attempt(read, path)[0])), flush=True)
+        for read in reads:
+            print(json.dumps(dict(file=path.name, whole=True, said=attempt(read, path)[0])), flush=True)
     before = peak()
     for i in range(int(number)):
         suffix, data, reads = kinds[i % len(kinds)]
@@ -129,7 +145,9 @@ def main(folder, seed, number):
             print(path, file=sys.stderr, flush=True) # the last one, where it crashes or hangs
             said, seconds = attempt(read, path)
             print(json.dumps(dict(file=str(path), whole=False, said=said, seconds=seconds, megabytes=peak()-before)), flush=True)
-        if '/' in suffix: path.write_bytes(data)
+        if '/' in suffix:
+            path.write_bytes(data)
 
 
-if __name__ == '__main__': main(*sys.argv[1:])
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -3,7 +3,7 @@ import json, shutil
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from bcd_fast.runs import METRICS
+from bcd_fast.experiments.runs import METRICS
 from conftest import SHORT, folder_of
 
 FILES = {'config.yaml', 'confusion.png', 'stage1', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model', 'thresholds.png', 'monitor.json', 'epochs', 'report.html'}
@@ -16,7 +16,8 @@ def one_sentence(done, *parts):
     assert 'Traceback' not in out+err
     lines = [l for l in err.splitlines() if l.startswith('error:')]
     assert len(lines) == 1, err
-    for part in parts: assert part in lines[0]
+    for part in parts:
+        assert part in lines[0]
 
 
 def test_train(trained):
@@ -43,7 +44,8 @@ def test_eval(trained, run):
 def test_predict(trained, run, tmp_path):
     images = tmp_path/'images'
     images.mkdir()
-    for i in range(6): Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64+i)).astype(np.uint8)).save(images/f'{i}.png')
+    for i in range(6):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64+i)).astype(np.uint8)).save(images/f'{i}.png')
     (images/'broken.png').write_bytes(b'broken')
     status, out, err = run('bcd_predict', trained.folder/'model', images, '--out', tmp_path/'masks')
     assert status == 2 and 'broken.png cannot be read' in err and 'Traceback' not in err
@@ -55,10 +57,11 @@ def test_predict(trained, run, tmp_path):
 
 def test_masks_are_not_used_in_training(files, tmp_path):
     "Two trainings, one on data whose masks are nonsense: the same weights."
-    from bcd_fast.experiments import compose_config
-    from bcd_fast.datasets import load_dataset
-    from bcd_fast.learner import predict_masks
-    from bcd_fast.stages import fit_stage1, fit_stage2, stage2_learner
+    from bcd_fast.data.datasets import load_dataset
+    from bcd_fast.backgrounds.stage1 import fit_stage1
+    from bcd_fast.training.learner import predict_masks
+    from bcd_fast.training.stage2 import fit_stage2, stage2_learner
+    from bcd_fast.experiments.catalogue import compose_config
     cfg, out = compose_config([*SHORT, f'cache={tmp_path}']), []
     for nonsense in (False, True):
         ds = load_dataset(n_objects=200, n_backgrounds=200)
@@ -99,7 +102,8 @@ def test_wrong_input_is_one_sentence(train, files, tmp_path, words, said):
 def test_one_background_of_your_own(run, tmp_path):
     for name, n in (('objects', 12), ('backgrounds', 1)):
         (tmp_path/name).mkdir()
-        for i in range(n): Image.fromarray(np.full((64, 64), 20*i, np.uint8)).save(tmp_path/name/f'{i}.png')
+        for i in range(n):
+            Image.fromarray(np.full((64, 64), 20*i, np.uint8)).save(tmp_path/name/f'{i}.png')
     one_sentence(run('bcd_train', 'experiment=folder', f'data.path={tmp_path}'), 'backgrounds give 1 readable')
 
 

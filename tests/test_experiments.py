@@ -2,8 +2,8 @@
 import json
 import numpy as np, pytest
 from PIL import Image
-from bcd_fast.experiments import EXPERIMENTS, compose_config
-from bcd_fast.runs import METRICS, run_experiment
+from bcd_fast.experiments.catalogue import EXPERIMENTS, compose_config
+from bcd_fast.experiments.runs import METRICS, run_experiment
 
 TINY = ['data.n_objects=120', 'data.n_backgrounds=120', 'encoder.epochs=1', 'encoder.steps=8', 'encoder.bs=16', 'trainer.epochs=1', 'trainer.steps=2',
         'trainer.bs=4', 'model.width=4', 'cluster.k=2', 'cluster.least=2', 'bar=false']
@@ -16,7 +16,8 @@ def test_experiment(name, tmp_path):
     metrics, left_out = run_experiment(cfg, name, tmp_path/'run', say=lambda s: None)
     assert left_out == [] and tuple(json.loads((tmp_path/'run/metrics.json').read_text())) == METRICS
     written = {p.name for p in (tmp_path/'run').iterdir()}
-    if cfg.stage == 1: assert {'clusters.png', 'sweep.png', 'sweep.csv', 'assignment.csv', 'confusion.png'} <= written
+    if cfg.stage == 1:
+        assert {'clusters.png', 'sweep.png', 'sweep.csv', 'assignment.csv', 'confusion.png'} <= written
     else:
         assert {'clusters.png', 'masks.png', 'counterfactuals.png', 'losses.png', 'model'} <= written and 0 <= metrics['iou'] <= 1
         assert ('scene.png' in written) == (name == 'sss_segmentation') == (metrics['sites_iou'] is not None)
@@ -26,13 +27,16 @@ def test_experiment(name, tmp_path):
 def test_regions(tmp_path):
     "Labelled strips: one gray of the maps is the object, another pair of strips is the test with another seed of the data."
     rng = np.random.default_rng(0)
-    for what in ('images', 'labels'): (tmp_path/'strips'/what).mkdir(parents=True)
+    for what in ('images', 'labels'):
+        (tmp_path/'strips'/what).mkdir(parents=True)
     for i in range(8):
         label, image = np.zeros((70, 500), np.uint8), rng.integers(40, 90, (70, 500))
         label[:, 320:] = 255
-        for x in range(60, 460, 100): label[20:44, x:x+24] = 127
+        for x in range(60, 460, 100):
+            label[20:44, x:x+24] = 127
         image[label == 127] += 100
-        for what, a in dict(images=image.astype(np.uint8), labels=label).items(): Image.fromarray(a).save(tmp_path/f'strips/{what}/{i}.png')
+        for what, a in dict(images=image.astype(np.uint8), labels=label).items():
+            Image.fromarray(a).save(tmp_path/f'strips/{what}/{i}.png')
     cfg = compose_config(['experiment=sss_segmentation', 'data=regions', f'data.path={tmp_path}/strips', 'data.kind=127', 'data.seed=1', 'data.normalise=local', *TINY, f'cache={tmp_path}/cache'])
     said = []
     metrics, left_out = run_experiment(cfg, 'sss_segmentation', tmp_path/'run', say=said.append)

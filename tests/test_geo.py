@@ -2,9 +2,9 @@
 import json
 from unittest.mock import patch
 import numpy as np, pytest, torch
-from bcd_fast.maskers import make_masker
-from bcd_fast.models import save_model
-from bcd_fast.prediction import predict_folder
+from bcd_fast.masker.maskers import make_masker
+from bcd_fast.prediction.models import save_model
+from bcd_fast.prediction.predict import predict_folder
 
 rasterio = pytest.importorskip('rasterio')
 from rasterio.transform import from_origin
@@ -21,7 +21,8 @@ def survey(tmp_path):
     image = np.full((160, 224), 40, np.uint8)
     image[64:96, 96:160], image[:, :5] = 220, 0
     (tmp_path/'in').mkdir()
-    with rasterio.open(tmp_path/'in/site.tif', 'w', driver='GTiff', height=160, width=224, count=1, dtype='uint8', nodata=0, tiled=True, blockxsize=64, blockysize=64, **WHERE) as f: f.write(image, 1)
+    with rasterio.open(tmp_path/'in/site.tif', 'w', driver='GTiff', height=160, width=224, count=1, dtype='uint8', nodata=0, tiled=True, blockxsize=64, blockysize=64, **WHERE) as f:
+        f.write(image, 1)
     save_model(tmp_path/'model', masker, 64, dict(k=2, assign='robust', backgrounds=[3, 4]))
     return tmp_path
 
@@ -29,16 +30,18 @@ def survey(tmp_path):
 @pytest.mark.parametrize('bands', (False, True))
 def test_georeference(survey, bands):
     bright = lambda model, x: np.where(np.isnan(x[:, 0]), 0, x[:, 0]).astype(np.float32) # a masker that can be reckoned with
-    with patch('bcd_fast.tiles.SMALL', 16 if bands else 2**24), patch('bcd_fast.prediction.SMALL', 16 if bands else 2**24), \
-         patch('bcd_fast.tiles.predict_batch', bright), patch('bcd_fast.prediction.predict_batch', bright):
+    with patch('bcd_fast.prediction.tiles.SMALL', 16 if bands else 2**24), patch('bcd_fast.prediction.predict.SMALL', 16 if bands else 2**24), \
+         patch('bcd_fast.prediction.tiles.predict_batch', bright), patch('bcd_fast.prediction.predict.predict_batch', bright):
         done = predict_folder(survey/'model', survey/'in', survey/'out', .5, ('masks', 'probabilities') if bands else ('masks', 'probabilities', 'geojson'))
     assert done['written'] == 1 and not done['unreadable'], done
     with rasterio.open(survey/'out/site.tif') as f:
         assert f.crs.to_epsg() == 32633 and f.transform == WHERE['transform'] and f.shape == (160, 224)
         mask = f.read(1)
     assert (mask[66:94, 98:158] == 255).all() and not mask[:60].any() and not mask[:, :5].any()
-    with rasterio.open(survey/'out/site.probability.tif') as f: assert f.dtypes == ('uint16',) and f.crs.to_epsg() == 32633
-    if bands: return
+    with rasterio.open(survey/'out/site.probability.tif') as f:
+        assert f.dtypes == ('uint16',) and f.crs.to_epsg() == 32633
+    if bands:
+        return
     shape, = json.loads((survey/'out/site.geojson').read_text())['features']
     east, north = map(np.array, transform('EPSG:4326', WHERE['crs'], *zip(*shape['geometry']['coordinates'][0])))
     assert abs(east.min()-(500000.5+96*.2)) < .2 and abs(east.max()-(500000.5+160*.2)) < .2

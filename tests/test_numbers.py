@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat, pytest
 from nbclient import NotebookClient
 
-from bcd_fast.reports import results_table
+from bcd_fast.experiments.results import results_table
 
 NBS = Path(__file__).resolve().parent.parent/'nbs'
 PAGES = sorted([*NBS.glob('9*.ipynb'), NBS/'index.ipynb'])
@@ -31,13 +31,15 @@ def check(text):
     bad = []
     for number, file, key, case in SOURCE.findall(text):
         digits = len(number.partition('.')[2])
-        if float(number) != round(found_in(file, key, case), digits): bad.append(f'{number} is not {key} of {file} {case}: {found_in(file, key, case):.5g}')
+        if float(number) != round(found_in(file, key, case), digits):
+            bad.append(f'{number} is not {key} of {file} {case}: {found_in(file, key, case):.5g}')
     return bad + [m[0] for m in SCORE.finditer(SOURCE.sub('', re.sub(r'`[^`\n]*`', '', text)))]
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda p: p.name)
 def test_prose(path):
-    for text in prose(path): assert not check(text)
+    for text in prose(path):
+        assert not check(text)
 
 
 def test_the_check_can_fail():

@@ -15,7 +15,8 @@ def test_module_imports_and_names_what_it_exports(name):
     assert module.__doc__
     exported = [getattr(module, n) for n in module.__all__]
     for o in exported:
-        if callable(o): docments(o, full=True)  # what the documentation page is made of
+        if callable(o):
+            docments(o, full=True)  # what the documentation page is made of
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
@@ -27,8 +28,10 @@ def test_notebook(path):
     code = [c for c in nb['cells'] if c['cell_type'] == 'code']
     sources = [''.join(c['source']) for c in code]
     assert path.stat().st_size < 1_000_000
-    if any(s.startswith('#| export') for s in sources): assert any(re.search(r'\bassert\b|\btest_', s) for s in sources if not s.startswith('#| export'))
-    for s in sources: assert not s.startswith('#| export') or len([l for l in s.splitlines() if l.strip()]) <= 41
+    if any(s.startswith('#| export') for s in sources):
+        assert any(re.search(r'\bassert\b|\btest_', s) for s in sources if not s.startswith('#| export'))
+    for s in sources:
+        assert not s.startswith('#| export') or len([l for l in s.splitlines() if l.strip()]) <= 41
     outputs = json.dumps([c['outputs'] for c in code])
     assert '"error"' not in outputs
     assert not re.search(r'(?<![\w.])/(home|root|tmp|Users|work)/\w', outputs)
@@ -37,8 +40,10 @@ def test_notebook(path):
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
 def test_pictures_have_alternative_text(path):
     for c in json.loads(path.read_text())['cells']:
-        if any('image/png' in o.get('data', {}) for o in c.get('outputs', [])): assert '#| fig-alt: "' in ''.join(c['source']), ''.join(c['source'])[:200]
-        for alt in re.findall(r'!\[(.*?)\]\(', ''.join(c['source'])) if c['cell_type'] == 'markdown' else (): assert len(alt) > 10
+        if any('image/png' in o.get('data', {}) for o in c.get('outputs', [])):
+            assert '#| fig-alt: "' in ''.join(c['source']), ''.join(c['source'])[:200]
+        for alt in re.findall(r'!\[(.*?)\]\(', ''.join(c['source'])) if c['cell_type'] == 'markdown' else ():
+            assert len(alt) > 10
 
 
 def test_notebooks_link_to_their_neighbours():
@@ -47,7 +52,8 @@ def test_notebooks_link_to_their_neighbours():
 
 
 def test_nothing_is_unpickled():
-    for path in (TOP/'bcd_fast').glob('*.py'): assert not re.search(r'\bpickle\b|torch\.load\(|load_learner|joblib', path.read_text()), path
+    for path in (TOP/'bcd_fast').glob('*.py'):
+        assert not re.search(r'\bpickle\b|torch\.load\(|load_learner|joblib', path.read_text()), path
 
 
 def test_installed_commands_exist():

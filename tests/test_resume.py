@@ -1,6 +1,5 @@
 "A training that is killed, at any moment, goes on to the same weights."
 import json, os, random, resource, signal, subprocess, sys, time
-from pathlib import Path
 
 import pytest
 
@@ -39,7 +38,8 @@ def test_sigkill(whole, tmp_path):
         p.send_signal(signal.SIGKILL)
         p.communicate()
         run = d/'run'
-        if not (run/'config.yaml').is_file(): continue # killed before it began
+        if not (run/'config.yaml').is_file():
+            continue # killed before it began
         assert all(f.suffix in ('.safetensors', '.json', '.csv', '.yaml', '.png', '.html', '.md', '') or f.name.startswith('.') for f in run.rglob('*'))
         if not (run/'metrics.json').is_file():
             status, out, err = finished(start(['--resume', run], d))
@@ -53,8 +53,10 @@ def test_ctrl_c(whole, tmp_path, call):
     _, weights, _ = whole
     p = start([*WORDS, 'hydra.run.dir=run', f'cache={whole[0]/"runs/stage1"}'], tmp_path)
     for line in p.stdout:
-        if line.startswith('stage 2'): break
-    while not (tmp_path/'run/history.csv').is_file(): time.sleep(.05)
+        if line.startswith('stage 2'):
+            break
+    while not (tmp_path/'run/history.csv').is_file():
+        time.sleep(.05)
     p.send_signal(signal.SIGINT)
     status, _, err = finished(p)
     assert status == 2 and f'bcd_train --resume' in err and 'Traceback' not in err
@@ -74,7 +76,8 @@ def test_not_a_run(tmp_path, call):
 def test_full_disk(whole, tmp_path):
     "No file may grow beyond some kilobytes: one sentence, and the last checkpoint is whole."
     p = start([*WORDS, 'hydra.run.dir=run', f'cache={whole[0]/"runs/stage1"}'], tmp_path)
-    while not (tmp_path/'run/checkpoint.safetensors').is_file() and p.poll() is None: time.sleep(.02)
+    while not (tmp_path/'run/checkpoint.safetensors').is_file() and p.poll() is None:
+        time.sleep(.02)
     p.send_signal(signal.SIGKILL)
     p.communicate()
     before = (tmp_path/'run/checkpoint.safetensors').read_bytes()

@@ -2,7 +2,7 @@
 import json
 import numpy as np, pytest
 from PIL import Image
-from bcd_fast.datasets import load_dataset
+from bcd_fast.data.datasets import load_dataset
 from conftest import SHORT, start
 
 
@@ -13,7 +13,8 @@ def survey(tmp_path_factory):
     ds = load_dataset(n_objects=120, n_backgrounds=120)
     for what, d in dict(objects=ds.objects, backgrounds=ds.backgrounds).items():
         (top/'survey'/what).mkdir(parents=True)
-        for i, a in enumerate(d.images): Image.fromarray(a[0].astype(np.uint16)*80+3000).resize((80, 72), Image.NEAREST).save(top/f'survey/{what}/{i:03}.png')
+        for i, a in enumerate(d.images):
+            Image.fromarray(a[0].astype(np.uint16)*80+3000).resize((80, 72), Image.NEAREST).save(top/f'survey/{what}/{i:03}.png')
     (top/'survey/objects/broken.png').write_bytes(b'no picture')
     words = [w for w in SHORT if not w.startswith(('trainer.bs', 'cluster.k'))]
     return top, start(['bcd_check', 'survey'], top), start(['bcd_train', 'data=folder', 'data.path=survey', 'hydra.run.dir=run', *words], top), \

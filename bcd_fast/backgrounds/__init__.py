@@ -1,0 +1,1 @@
+"""Stage 1: encoders of backgrounds, clusters, the cluster of every image."""

@@ -1,0 +1,1 @@
+"""The other installed commands: check, predict, export, bench, figures."""

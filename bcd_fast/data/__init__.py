@@ -1,0 +1,1 @@
+"""Images and data sets: read, normalised, made, put together."""

@@ -1,0 +1,1 @@
+"""Whole runs: settings, experiments by name, scores, reports, results."""

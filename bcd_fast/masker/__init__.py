@@ -1,0 +1,1 @@
+"""The network that makes masks, and the composites it is trained on."""

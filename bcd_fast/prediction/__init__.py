@@ -1,0 +1,1 @@
+"""Models on disk, and masks of any picture."""

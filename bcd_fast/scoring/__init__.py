@@ -1,0 +1,1 @@
+"""How good masks are, with true masks and without."""

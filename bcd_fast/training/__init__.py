@@ -1,0 +1,1 @@
+"""Stage 2: batches, loss, callbacks, learner, and what goes on around a training."""
