@@ -12,11 +12,11 @@ import yaml
 from latex2mathml.converter import convert
 from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx, _nbpath2html
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from smalldocs.cli import main as smalldocs
 
-from reading_order import sections
+from rooms import write_sidebar
 
 cfg = get_config()
 
@@ -24,12 +24,12 @@ def process():
     "Run nbdev over the notebooks, as `nbdev_docs` does, and return the folder of processed ones."
     refresh_quarto_yml()
     _build_modidx()
-    nbdev_sidebar.__wrapped__(path=cfg.nbs_path)
+    write_sidebar()
     return proc_nbs(n_workers=2, force=True)
 
 
 def page_name(path):
-    "The notebook `path` under its page's name: 00_images.ipynb is the page images.html, for which nbdev makes links."
+    "The notebook `path` under its page's name: data/00_images.ipynb is data/images.html, for which nbdev makes links."
     return _nbpath2html(path).with_suffix('.ipynb')
 
 
@@ -47,7 +47,7 @@ def rename_pages(proc):
 def local_links(text):
     "Mend 2: links to the site's published address, and to numbered notebooks, become links to pages here."
     text = text.replace(f']({cfg.doc_host}{cfg.doc_baseurl}/', '](/')
-    return re.sub(r'\]\((\./)?\d+[a-zA-Z0-9]*_([\w-]+)\.(ipynb|html)', r'](\2.\3', text)
+    return re.sub(r'\]\(((?:[\w.]+/)*)\d+_([\w-]+)\.(ipynb|html)', r'](\1\2.\3', text)
 
 
 def mend_notebook(path):
@@ -63,17 +63,13 @@ def mend_notebook(path):
     path.write_text(json.dumps(nb), encoding='utf-8')
 
 
-def group_pages(pages):
-    "The sidebar's contents: pages without a number as they are, numbered ones in the sections of the reading order."
-    top = [p for p in pages if not p[0].isdigit()]
-    return [page_name(Path(p)).name for p in top] + [
-        {'section': name, 'contents': [page_name(Path(p)).name for p in ps]} for name, ps in sections([p for p in pages if p not in top]).items() if ps]
-
-
 def mend_sidebar(path):
-    "Mend 3: sections in the sidebar that nbdev wrote flat to `path`."
+    "Mend 3: the sidebar at `path` with the pages' names."
     bar = yaml.safe_load(path.read_text(encoding='utf-8'))
-    bar['website']['sidebar']['contents'] = group_pages(bar['website']['sidebar']['contents'])
+    side = bar['website']['sidebar']
+    named = lambda page: page_name(Path(page)).as_posix()
+    side['contents'] = [named(c) if isinstance(c, str) else c | {'contents': [named(p) for p in c['contents']]}
+                        for c in side['contents']]
     path.write_text(yaml.safe_dump(bar, sort_keys=False), encoding='utf-8')
 
 

@@ -6,7 +6,8 @@
 __all__ = ['bcd_predict', 'bcd_export']
 
 # %% ../../nbs/commands/01_predict.ipynb #7a297999
-from .. import environment # noqa: F401 - first: torch reads it when it is loaded
+# first, since torch reads it when it is loaded
+from .. import environment # noqa: F401
 import argparse, sys
 from pathlib import Path
 from ..core import InputError, fail, keep_buffers
