@@ -51,7 +51,7 @@ def local_links(text):
 
 
 def mend_notebook(path):
-    "Apply `local_links` to the Markdown of notebook `path`, and drop the page name from its front matter: it has it now."
+    "Apply `local_links` to the Markdown of notebook `path`; drop the page name from its front matter: it has it now."
     nb = json.loads(path.read_text(encoding='utf-8'))
     for cell in nb['cells']:
         if cell['cell_type'] == 'raw':

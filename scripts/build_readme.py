@@ -68,7 +68,8 @@ def main():
     for name, data in pictures.items():
         (ROOT/name).parent.mkdir(exist_ok=True)
         (ROOT/name).write_bytes(data)
-    (ROOT/'README.md').write_text('<!-- Written by scripts/build_readme.py from nbs/index.ipynb: edit that. -->\n\n' + body, encoding='utf-8')
+    head = '<!-- Written by scripts/build_readme.py from nbs/index.ipynb: edit that. -->\n\n'
+    (ROOT/'README.md').write_text(head + body, encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -85,13 +85,15 @@ def arrows():
 
 def room_arrows():
     "Pairs of rooms, the first of which imports from the second."
-    return sorted({(room_of(m), room_of(i)) for m, found in arrows().items() for i in found if room_of(m) != room_of(i)})
+    pairs = {(room_of(m), room_of(i)) for m, found in arrows().items() for i in found}
+    return sorted((a, b) for a, b in pairs if a != b)
 
 
 def against_order(found):
     "Sentences about imports of `arrows` that go to a later module or room."
     place = {m: i for i, m in enumerate(found)}
-    return [f'{m} imports {i}, which comes after it' for m, names in found.items() for i in names if place[i] >= place[m]]
+    pairs = [(m, i) for m, names in found.items() for i in names]
+    return [f'{m} imports {i}, which comes after it' for m, i in pairs if place[i] >= place[m]]
 
 
 def sidebar():
@@ -103,10 +105,15 @@ def sidebar():
     return {'website': {'sidebar': {'contents': contents}}}
 
 
+def sidebar_text():
+    "The file nbs/sidebar.yml."
+    head = '# Written by scripts/rooms.py --sidebar from the folders.\n'
+    return head+yaml.safe_dump(sidebar(), sort_keys=False, allow_unicode=True)
+
+
 def write_sidebar():
     "Write nbs/sidebar.yml, which both ways of building the site read."
-    head = '# Written by scripts/rooms.py --sidebar from the folders.\n'
-    (NBS/'sidebar.yml').write_text(head+yaml.safe_dump(sidebar(), sort_keys=False, allow_unicode=True), encoding='utf-8')
+    (NBS/'sidebar.yml').write_text(sidebar_text(), encoding='utf-8')
 
 
 def main():

@@ -1,15 +1,22 @@
 """What holds for the project as a whole."""
-import configparser, importlib, json, re, subprocess, sys
+import configparser, importlib, json, re, sys
 from pathlib import Path
 import pytest
 from fastcore.docments import docments
 
 TOP = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((TOP/'nbs').glob('*.ipynb'))
-MODULES = sorted(p.stem for p in (TOP/'bcd_fast').glob('*.py') if not p.stem.startswith('_'))
+sys.path.insert(0, str(TOP/'scripts'))
+from rooms import modules  # noqa: E402
+
+NOTEBOOKS = sorted(p for p in (TOP/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 
 
-@pytest.mark.parametrize('name', MODULES)
+def name_of(path):
+    "data/00_images.ipynb"
+    return path.relative_to(TOP/'nbs').as_posix()
+
+
+@pytest.mark.parametrize('name', modules())
 def test_module_imports_and_names_what_it_exports(name):
     module = importlib.import_module(f'bcd_fast.{name}')
     assert module.__doc__
@@ -19,12 +26,13 @@ def test_module_imports_and_names_what_it_exports(name):
             docments(o, full=True)  # what the documentation page is made of
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_notebook(path):
     "Small, tested, without errors or paths of a machine in its outputs."
     nb = json.loads(path.read_text())
     title = ''.join(nb['cells'][0]['source'])
-    assert re.fullmatch(r'# [^\n]+\n+> [^\n]+', title), 'the first cell holds the title and one > sentence: more would be missing in the documentation'
+    one = 'the first cell holds the title and one > sentence: more would be missing in the documentation'
+    assert re.fullmatch(r'# [^\n]+\n+> [^\n]+', title), one
     code = [c for c in nb['cells'] if c['cell_type'] == 'code']
     sources = [''.join(c['source']) for c in code]
     assert path.stat().st_size < 1_000_000
@@ -37,7 +45,7 @@ def test_notebook(path):
     assert not re.search(r'(?<![\w.])/(home|root|tmp|Users|work)/\w', outputs)
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_pictures_have_alternative_text(path):
     for c in json.loads(path.read_text())['cells']:
         if any('image/png' in o.get('data', {}) for o in c.get('outputs', [])):
@@ -46,13 +54,18 @@ def test_pictures_have_alternative_text(path):
             assert len(alt) > 10
 
 
-def test_notebooks_link_to_their_neighbours():
-    done = subprocess.run([sys.executable, str(TOP/'scripts/reading_order.py'), '--check'], capture_output=True, text=True)
-    assert not done.returncode, done.stderr
+LINK = re.compile(r'\]\(([^)#\s]+\.ipynb)(#[^)\s]*)?\)')
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
+def test_links_lead_to_notebooks(path):
+    for c in json.loads(path.read_text())['cells']:
+        for target, _ in LINK.findall(''.join(c['source']) if c['cell_type'] == 'markdown' else ''):
+            assert (path.parent/target).is_file(), target
 
 
 def test_nothing_is_unpickled():
-    for path in (TOP/'bcd_fast').glob('*.py'):
+    for path in (TOP/'bcd_fast').rglob('*.py'):
         assert not re.search(r'\bpickle\b|torch\.load\(|load_learner|joblib', path.read_text()), path
 
 
