@@ -9,7 +9,8 @@ __all__ = []
 import os, warnings
 
 # %% ../nbs/environment.ipynb #ea368351
-os.environ.setdefault('GOMP_SPINCOUNT', '1000')
+if 'GOMP_SPINCOUNT' not in os.environ:
+    os.environ['GOMP_SPINCOUNT'] = '1000'
 
 # %% ../nbs/environment.ipynb #9d26354a
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
