@@ -16,7 +16,7 @@ from ..core import InputError
 from ..settings import check_taken, setting, taken, takes
 from .images import Dataset, ObjectImages
 from .normalisation import NORMALISATIONS
-from .folders import FITS, read_folder
+from .folders import FITS, Reading, Windows, read_folder
 from .textures import embedded_textures, read_textures
 from .objects import embedded_digits, objects_on_textures, read_idx_folder
 from .downloads import how_to_get
@@ -114,7 +114,7 @@ def images_of_folder(path=None, size=64, channels=1, normalise='auto', nodata=No
     "A user's own images. Raises `InputError` without a folder."
     if not path:
         raise InputError('data=folder needs data.path=FOLDER with objects/ and backgrounds/.')
-    return read_folder(path, size, channels, normalise, nodata, key, fit, seed=seed)
+    return read_folder(path, Reading(channels, nodata, key), Windows(size, normalise, fit, seed=seed))
 
 def birds(path=None, n_objects=None, n_backgrounds=None, size=64, seed=0)->Dataset:
     "CUB-200-2011, or shapes on photographs."
