@@ -39,9 +39,9 @@ def idx_on_textures(name, path=None, textures=None, n_objects=None, n_background
     if name!='digits' and not path:
         raise InputError(f'data={name} needs data.path; {how_to_get(name)}')
     (tex, bad, ground), objects = texture_images(textures), embedded_digits() if name=='digits' else read_idx_folder(path)
-    ds = objects_on_textures(objects, tex, n_objects, n_backgrounds, size, seed, name, bad, object_scale)
-    ds.source = f"{'handwritten digits of scikit-learn' if name=='digits' else f'{name} from files'} on {ground}"
-    return ds
+    ds = objects_on_textures(objects, tex, n_objects, n_backgrounds, size, seed, object_scale)
+    what = 'handwritten digits of scikit-learn' if name=='digits' else f'{name} from files'
+    return replace(ds, name=name, unreadable=bad, source=f'{what} on {ground}')
 
 def shapes_on_textures(path=None, textures=None, n_objects=None, n_backgrounds=None, size=64, seed=0)->Dataset:
     "dSprites, read or rendered, on textures."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LABELS', 'TABLE_SAYS', 'FITS', 'DATASET_SAYS', 'list_files', 'read_rows', 'read_table', 'find_masks', 'find_files',
            'Reading', 'read_files', 'Windows', 'square', 'resized', 'target_size', 'grid_starts', 'grid_windows',
-           'filled', 'normalised', 'true_mask', 'cut_windows', 'all_of', 'stack_windows', 'check_kinds', 'one_scale',
-           'pictures_dataset', 'read_masks', 'read_folder']
+           'filled', 'normalised', 'true_mask', 'cut_windows', 'stacked_valid', 'stack_windows', 'check_kinds',
+           'one_scale', 'pictures_dataset', 'read_masks', 'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -212,9 +212,9 @@ def cut_windows(p:Picture, how:Normalisation,
     return images, valid, None if mask is None else cut(true_mask(mask, p, shape))
 
 # %% ../../nbs/data/03_folders.ipynb #f0f0bf0a
-def all_of(parts, # list of (n,1,size,size) bool, or None where all have data
-           images # list of (n,C,size,size), as many
-          )->np.ndarray: # (N,1,size,size) bool
+def stacked_valid(parts, # list of (n,1,size,size) bool, or None where all have data
+                  images # list of (n,C,size,size), as many
+                 )->np.ndarray: # (N,1,size,size) bool
     "Where windows have data."
     return np.concatenate([np.ones_like(a[:,:1], bool) if v is None else v for v, a in zip(parts, images)])
 
@@ -226,7 +226,7 @@ def stack_windows(found, # list of (number of the file, Picture)
     cuts = [cut_windows(p, mask=m, **cutting) for (_, p), m in zip(found, masks or [None]*len(found))]
     images, valid, true = zip(*cuts)
     groups = np.repeat([i for i, _ in found], [len(a) for a in images])
-    valid = all_of(valid, images)
+    valid = stacked_valid(valid, images)
     keep = valid.mean((1,2,3))>=share
     groups = groups[keep] if len(set(groups))>=10 else None # few files: their windows are split, which do not overlap
     return dict(images=np.concatenate(images)[keep], groups=groups, valid=None if valid.all() else valid[keep],
