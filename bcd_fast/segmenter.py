@@ -10,7 +10,7 @@ import numpy as np, tempfile
 from pathlib import Path
 from .core import InputError, keep_buffers
 from .data.formats import Picture
-from .data.folders import list_files, pictures_dataset, read_files
+from .data.folders import Reading, Windows, list_files, pictures_dataset, read_files
 from .prediction.models import load_model, threshold_of
 from .prediction.predict import predict_pictures
 from .experiments.catalogue import compose_config
@@ -39,7 +39,7 @@ def to_pictures(images, what:str, channels:int=1, **reading)->tuple: # folder, f
     if isinstance(images, (str, Path)):
         images = list_files(images, what) if Path(images).is_dir() else [Path(images)]
     if isinstance(images, (list, tuple)) and images and isinstance(images[0], (str, Path)):
-        found, bad = read_files([Path(p) for p in images], channels, **reading)
+        found, bad = read_files([Path(p) for p in images], Reading(channels, **reading))
         if not found:
             raise InputError(f'{what}: none of the {len(images)} files can be read. {" ".join(bad[:3])}')
         return found, bad
@@ -68,7 +68,7 @@ class Segmenter:
         for what, images in dict(objects=objects, backgrounds=backgrounds, masks=masks).items():
             found[what], more = to_pictures(images, what, 1 if what=='masks' else d.channels, **({} if what=='masks' else dict(nodata=d.nodata, key=d.key))) if images is not None else ([], [])
             bad += more
-        ds = pictures_dataset(found, 'your images', d.size, d.normalise, d.fit, seed=d.seed, bad=bad)
+        ds = pictures_dataset(found, 'your images', Windows(d.size, d.normalise, d.fit, seed=d.seed), bad)
         metrics, _ = run_experiment(cfg, 'folder', out, say=print if cfg.bar else (lambda text: None), ds=ds)
         made = cls(out/'model')
         made.metrics, made.report = metrics, out/'report.html'

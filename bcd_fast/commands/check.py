@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from ..core import InputError, keep_buffers, write_whole
 from ..data.images import to_unit
 from ..data.normalisation import NORMALISATIONS
-from ..data.folders import find_files, pictures_dataset, read_files
+from ..data.folders import Reading, Windows, find_files, pictures_dataset, read_files
 from ..backgrounds.encoders import Autoencoder, describe, train_encoder
 from ..backgrounds.clusters import make_clusters
 from ..backgrounds.selection import stability
@@ -218,7 +218,7 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
     files, messages = find_files(path)
     found = {}
     for what in ('objects','backgrounds'):
-        found[what], bad = read_files(files[what], channels, nodata, key)
+        found[what], bad = read_files(files[what], Reading(channels, nodata, key))
         messages += bad
     findings = [Finding('warning', 'unreadable', f'{len(messages)} file(s) are left out: {" ".join(messages[:3])}')] if messages else [Finding('fine', 'unreadable', 'every file can be read.')]
     for what, f in found.items():
@@ -227,7 +227,7 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
     table = pd.DataFrame({w: describe_set(f) for w, f in found.items()})
     findings += [*check_equal(found), *check_numbers(found), *check_sizes(found)]
     try:
-        ds = pictures_dataset(found, str(path), size, normalise, fit, crops=4, seed=seed)
+        ds = pictures_dataset(found, str(path), Windows(size, normalise, fit, crops=4, seed=seed))
     except InputError as e:
         return [*findings, Finding('problem', 'reading', str(e))], table, {}
     return [*findings, *check_margins(ds, seed=seed), *check_places(ds)]+check_stage1(ds, seed, pictures := {'Object images': mask_grid(ds.objects.images[:10], np.zeros((10,1,size,size)), title=None), 'Brightness of the margins': margin_figure(ds)}), table, pictures

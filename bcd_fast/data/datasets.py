@@ -16,7 +16,7 @@ from ..core import InputError
 from ..settings import check_taken, setting, taken, takes
 from .images import Dataset, ObjectImages
 from .normalisation import NORMALISATIONS
-from .folders import FITS, read_folder
+from .folders import FITS, Reading, Windows, read_folder
 from .textures import embedded_textures, read_textures
 from .objects import embedded_digits, objects_on_textures, read_idx_folder
 from .downloads import how_to_get
@@ -39,9 +39,9 @@ def idx_on_textures(name, path=None, textures=None, n_objects=None, n_background
     if name!='digits' and not path:
         raise InputError(f'data={name} needs data.path; {how_to_get(name)}')
     (tex, bad, ground), objects = texture_images(textures), embedded_digits() if name=='digits' else read_idx_folder(path)
-    ds = objects_on_textures(objects, tex, n_objects, n_backgrounds, size, seed, name, bad, object_scale)
-    ds.source = f"{'handwritten digits of scikit-learn' if name=='digits' else f'{name} from files'} on {ground}"
-    return ds
+    ds = objects_on_textures(objects, tex, n_objects, n_backgrounds, size, seed, object_scale)
+    what = 'handwritten digits of scikit-learn' if name=='digits' else f'{name} from files'
+    return replace(ds, name=name, unreadable=bad, source=f'{what} on {ground}')
 
 def shapes_on_textures(path=None, textures=None, n_objects=None, n_backgrounds=None, size=64, seed=0)->Dataset:
     "dSprites, read or rendered, on textures."
@@ -114,7 +114,7 @@ def images_of_folder(path=None, size=64, channels=1, normalise='auto', nodata=No
     "A user's own images. Raises `InputError` without a folder."
     if not path:
         raise InputError('data=folder needs data.path=FOLDER with objects/ and backgrounds/.')
-    return read_folder(path, size, channels, normalise, nodata, key, fit, seed=seed)
+    return read_folder(path, Reading(channels, nodata, key), Windows(size, normalise, fit, seed=seed))
 
 def birds(path=None, n_objects=None, n_backgrounds=None, size=64, seed=0)->Dataset:
     "CUB-200-2011, or shapes on photographs."

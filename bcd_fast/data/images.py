@@ -24,10 +24,10 @@ class BackgroundImages:
     valid: np.ndarray = field(default=None, kw_only=True) # (N,1,H,W) bool, pixels with data; None for all
     def __len__(self):
         return len(self.images)
-    def subset(self, idx): # integer indices, (M,)
+    def subset(self, idx): # (M,) integers
         "The images at `idx`, with all that belongs to them."
-        at = lambda v: None if v is None else v[idx]
-        return replace(self, **{f.name: at(getattr(self, f.name)) for f in fields(self)})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v[idx] for k, v in held.items() if v is not None})
 
 @dataclass
 class ObjectImages(BackgroundImages):
@@ -47,8 +47,6 @@ def split_indices(n:int, # number of images
     return [np.flatnonzero(np.isin(groups, part)) for part in np.split(order, cuts)]
 
 # %% ../../nbs/data/00_images.ipynb #dc0a2179
-PARTS = 'train','valid','test'
-
 @dataclass
 class Scene:
     "A whole image, to be predicted and scored whole."
@@ -57,6 +55,9 @@ class Scene:
     image: np.ndarray # (C,H,W) uint8
     mask: np.ndarray # (1,H,W) bool, true mask, for scores only
     valid: np.ndarray = None # (1,H,W) bool, pixels that count; None for all
+
+# %% ../../nbs/data/00_images.ipynb #0125b5df
+PARTS = 'train','valid','test'
 
 @dataclass
 class Dataset:
@@ -70,16 +71,16 @@ class Dataset:
     source: str = '' # a sentence for reports: which files, or which stand-in
     normalisation: object = None # `Normalisation` that made [0,1] of the files' numbers; None: of bytes
     scale: float = 1. # pixels of `images` for one of the files; None where each picture has its own
-    def indices(self, what='objects'): # 'objects' or 'backgrounds' -> dict part -> indices
+    def indices(self, what:str='objects')->dict: # 'objects' or 'backgrounds' -> part -> (M,) integers
         "Which images belong to which part."
         d = getattr(self, what)
         if d.parts is not None:
             return {n: np.flatnonzero(d.parts==i) for i, n in enumerate(PARTS)}
         return dict(zip(PARTS, split_indices(len(d), seed=self.split_seed, groups=d.groups)))
-    def part(self, name): # 'train', 'valid' or 'test'
+    def part(self, name:str)->tuple: # of `PARTS` -> `ObjectImages`, `BackgroundImages`
         "The object and the background images of one part."
         return self.objects.subset(self.indices()[name]), self.backgrounds.subset(self.indices('backgrounds')[name])
-    def fingerprint(self):
+    def fingerprint(self)->str:
         "Hash of all images and of the split: the same data, the same text."
         h = hashlib.sha256(str(self.split_seed).encode())
         for d in (self.objects, self.backgrounds):
@@ -87,7 +88,7 @@ class Dataset:
                 h.update(b'-' if a is None else np.ascontiguousarray(a).data)
         return h.hexdigest()
 
-# %% ../../nbs/data/00_images.ipynb #6fab67ce
+# %% ../../nbs/data/00_images.ipynb #c3a3e5fa
 LARGEST = {torch.uint8: 255, torch.uint16: 65535} # what is 1
 
 def to_unit(images, # (B,C,H,W) array or tensor, uint8 or uint16; floats in [0,1] stay
@@ -95,10 +96,12 @@ def to_unit(images, # (B,C,H,W) array or tensor, uint8 or uint16; floats in [0,1
            )->torch.Tensor: # (B,C,H,W) float in [0,1]
     "A batch as floats in [0,1]; moved first, converted afterwards, so that fewer bytes travel."
     a = to_device(images, device)
-    return a.float().div_(LARGEST[a.dtype]) if a.dtype in LARGEST else a.float()
+    u = a.float()
+    return u.div_(LARGEST[a.dtype]) if a.dtype in LARGEST else u
 
 def to_device(values, # array or tensor
-              device=None)->torch.Tensor:
+              device=None # where it goes
+             )->torch.Tensor:
     "A tensor on the device; the way to an NVIDIA GPU does not hold up what runs there."
     if torch.device(device or 'cpu').type!='cuda':
         return torch.as_tensor(values, device=device)
@@ -111,6 +114,7 @@ def list_images(folder, # path of a folder
                 what:str='images' # what the folder should hold, for the message
                )->list: # sorted paths
     "The image files of `folder`. Raises `InputError` when it is missing or holds none."
+    # not `data.folders.list_files`: that one takes more suffixes, leaves out hidden files and says other things
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f'{folder} is not a folder: give the path of a folder with {what}.')
@@ -120,11 +124,12 @@ def list_images(folder, # path of a folder
         raise InputError(f'{folder} holds no image: expected {what} as {kinds} files.')
     return files
 
-# %% ../../nbs/data/00_images.ipynb #be565729
+# %% ../../nbs/data/00_images.ipynb #ed9d3c04
 def read_image(path, # an image file
                channels:int=1 # 1 gray, 3 colour
               )->np.ndarray: # (C,H,W) uint8
     "One picture; 16-bit gray is scaled to 8 bits. Raises `InputError` when the file cannot be read."
+    # not `data.formats.read_pictures`: that one keeps 16 bits and floats, and reads TIFF without Pillow
     try:
         with Image.open(path) as im:
             if im.mode.startswith('I'):

@@ -23,13 +23,14 @@ def embedded_textures()->dict: # name -> (H,W) uint8
 def read_textures(folder, # one image file a texture
                   size:int=64 # side of the crops that will be taken
                  )->tuple: # dict name -> (H,W) uint8, messages about files left out
-    "The textures of a folder. Raises `InputError` when fewer than two are usable: one background has no counterfactual."
+    "The textures of a folder. Raises `InputError` when fewer than two are usable: one has no counterfactual."
     good, bad = read_images(list_images(folder, 'textures'))
     bad += [f'{p} is smaller than the {size}x{size} crops: left out.' for p, a in good if min(a.shape[1:])<size]
     textures = {p.stem: a[0] for p, a in good if min(a.shape[1:])>=size}
     if len(textures)<2:
+        said = ''.join(' '+m for m in bad)
         raise InputError(f'{folder} holds {len(textures)} usable texture(s): at least two kinds of background '
-        f'are needed, because an object is moved from one to the other.{"".join(" "+m for m in bad)}')
+                         f'are needed, because an object is moved from one to the other.{said}')
     return textures, bad
 
 # %% ../../nbs/data/04_textures.ipynb #3a94a557
@@ -40,7 +41,7 @@ def random_crops(textures, # sequence of (H,W) uint8 arrays, of any sizes
                 )->tuple: # (n,size,size) uint8, (n,) texture numbers
     "Crops at uniform places of uniformly drawn textures."
     rng = np.random.default_rng(seed)
-    labels, at = rng.integers(0, len(textures), n), rng.random((2, n))
+    labels, at = rng.integers(0, len(textures), n), rng.random((2, n)) # places as shares of the sides
     out = np.empty((n, size, size), np.uint8)
     for i, tex in enumerate(textures):
         windows, mine = sliding_window_view(tex, (size, size)), labels==i
