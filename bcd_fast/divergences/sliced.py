@@ -32,7 +32,7 @@ SCALES = 'mean','sum'
 
 def energy_weights(d, # (P,) distances of the slices
                    temperature:float=1., # low: few slices carry the weight; high: all the same
-                   scale:str='mean', # 'mean': divided by the mean distance; 'sum': multiplied by `n` as in the reference
+                   scale:str='mean', # 'mean': divided by the mean distance; 'sum': times `n`, as in the reference
                    n:int=1 # samples, for 'sum'
                   )->torch.Tensor: # (P,) weights that sum to 1, detached
     "How much each slice counts in EBSW. Raises `InputError` for an unknown scale."
