@@ -6,7 +6,9 @@
 __all__ = ['ResidualBlock', 'halve', 'double', 'DeepAutoencoder']
 
 # %% ../../nbs/backgrounds/01_deep.ipynb #e171ba15
-import torch, torch.nn as nn, torch.nn.functional as F
+import torch
+import torch.nn as nn, torch.nn.functional as F
+from functools import partial
 from .encoders import ArrayLoader, Training, log_variance
 
 # %% ../../nbs/backgrounds/01_deep.ipynb #b1494937
@@ -19,9 +21,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x):
         return x+self.f(x)
 
-def halve(c): # channels -> twice as many at half the side
+def halve(c:int)->list: # channels -> layers
+    "Twice as many channels at half the side."
     return [nn.Conv2d(c, 2*c, 4, stride=2, padding=1), ResidualBlock(2*c)]
-def double(c): # and back
+
+def double(c:int)->list: # channels that come out -> layers
+    "Half as many channels at twice the side."
     return [ResidualBlock(2*c), nn.Conv2d(2*c, 4*c, 1), nn.PixelShuffle(2)]
 
 # %% ../../nbs/backgrounds/01_deep.ipynb #048940c6
@@ -36,10 +41,15 @@ class DeepAutoencoder(nn.Module):
         super().__init__()
         self.config = dict(name=name, channels=channels, latent=latent, width=width, halvings=halvings)
         widths = [width*2**i for i in range(halvings-1)]
-        down, up = [l for c in widths for l in halve(c)], [l for c in reversed(widths) for l in double(c)]
-        last, self.norm = width*2**(halvings-1), nn.BatchNorm2d(channels, affine=False, momentum=None)
-        self.look = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4*channels, width, 3, padding=1), ResidualBlock(width), *down, nn.Conv2d(last, latent, 1))
-        self.draw = nn.Sequential(nn.Conv2d(latent, last, 1), *up, ResidualBlock(width), nn.Conv2d(width, 4*channels, 3, padding=1), nn.PixelShuffle(2))
+        down = [layer for c in widths for layer in halve(c)]
+        up = [layer for c in reversed(widths) for layer in double(c)]
+        last = width*2**(halvings-1)
+        self.norm = nn.BatchNorm2d(channels, affine=False, momentum=None)
+        conv = partial(nn.Conv2d, kernel_size=3, padding=1)
+        self.look = nn.Sequential(nn.PixelUnshuffle(2), conv(4*channels, width), ResidualBlock(width),
+                                  *down, nn.Conv2d(last, latent, 1))
+        self.draw = nn.Sequential(nn.Conv2d(latent, last, 1), *up,
+                                  ResidualBlock(width), conv(width, 4*channels), nn.PixelShuffle(2))
     def encode(self, x): # (B,C,H,W) in [0,1], sides multiples of 2**halvings -> (B,latent,h,w)
         "The latent map of `x`."
         return self.look(self.norm(x))

@@ -43,7 +43,8 @@ class Autoencoder(nn.Module):
         self.config = dict(name=name, channels=channels, latent=latent, patch=patch, width=width)
         self.look = nn.Conv2d(channels, width, patch, bias=True)
         self.code = nn.Conv2d(width, latent, 1)
-        self.decode = nn.Sequential(nn.Conv2d(latent, width, 1), nn.ReLU(), nn.Conv2d(width, channels*patch**2, 1), nn.PixelShuffle(patch))
+        self.decode = nn.Sequential(nn.Conv2d(latent, width, 1), nn.ReLU(),
+                                    nn.Conv2d(width, channels*patch**2, 1), nn.PixelShuffle(patch))
     def encode(self, x, # (B,C,H,W) in [0,1]
                stride:int # pixels from one patch to the next
               ): # (B,latent,h,w)
@@ -77,8 +78,12 @@ def describe(encoder, # `Autoencoder` or another module with `local`
 
 # %% ../../nbs/backgrounds/00_encoders.ipynb #71380de9
 class ArrayLoader(DataLoader):
-    "Batches `(x,x)` from a `uint8` array, in random order; `steps` batches make an epoch."
-    def __init__(self, images, bs=128, steps=None, device=None, **kwargs):
+    "Batches `(x,x)` from a `uint8` array, in random order."
+    def __init__(self, images:np.ndarray, # (N,C,H,W) uint8
+                 bs:int=128, # images in a batch, at most
+                 steps:int=None, # batches in an epoch; as many as the images fill by default
+                 device=None, # where the batches go
+                 **kwargs):
         super().__init__(dataset=range(len(images)), bs=bs, num_workers=0, device=device)
         self.images, self.steps = images, steps or max(1, len(images)//bs)
     def __len__(self):
@@ -115,7 +120,8 @@ def fit_encoder(encoder, # on the CPU or not: it moves to the default device
     few = max(1, min(10, len(valid)//bs)) # batches of a validation
     dls = DataLoaders(loader(images, bs, training.steps, device), loader(valid, bs, few, device), device=device)
     learn = Learner(dls, encoder.to(device), loss_func=encoder.loss)
-    with nullcontext() if bar else learn.no_bar(), learn.no_logging():
+    bars = nullcontext() if bar else learn.no_bar()
+    with bars, learn.no_logging():
         learn.fit_one_cycle(training.epochs, training.lr)
     encoder.eval()
     return np.array(learn.recorder.values)

@@ -23,7 +23,9 @@ def silhouette(km, z, # fitted clustering, (N,D) latents
     "Mean silhouette of at most `most` latents, among the whitened ones; nan where only one cluster is seen."
     some = np.random.default_rng(seed).permutation(len(z))[:most]
     labels = km.predict(z[some])
-    return silhouette_score(km.whiten(z[some]).numpy(), labels) if 1<len(np.unique(labels))<len(labels) else np.nan
+    if not 1<len(np.unique(labels))<len(labels):
+        return np.nan
+    return silhouette_score(km.whiten(z[some]).numpy(), labels)
 
 # %% ../../nbs/backgrounds/04_selection.ipynb #14b7d1cf
 def sweep_clusters(z:np.ndarray, # (N,D) latents
@@ -31,13 +33,14 @@ def sweep_clusters(z:np.ndarray, # (N,D) latents
                    labels=None, # (N,) known kinds, for `nmi`
                    name:str='sinkhorn', n_components:int=16 # as for `make_clusters`
                   )->pd.DataFrame: # k, seed, stability, silhouette, nmi (nan without labels)
-    "Score every number of clusters. Raises `InputError` when a half of the latents is smaller than the largest of them."
+    "Score every number of clusters. Raises `InputError` when half the latents are fewer than the largest of them."
     check_number(max(ks), len(z)//2)
     def row(k, seed):
         make = lambda s: make_clusters(name, k, n_components, s)
         km = make(seed).fit(z)
         nmi = np.nan if labels is None else normalized_mutual_info_score(labels, km.labels_)
-        return dict(k=k, seed=seed, stability=stability(z, make, seed), silhouette=silhouette(km, z, seed=seed), nmi=nmi)
+        scores = dict(stability=stability(z, make, seed), silhouette=silhouette(km, z, seed=seed), nmi=nmi)
+        return dict(k=k, seed=seed, **scores)
     return pd.DataFrame([row(k, s) for k in ks for s in seeds])
 
 # %% ../../nbs/backgrounds/04_selection.ipynb #9794dd96
@@ -51,13 +54,13 @@ def best_k(table:pd.DataFrame, # of `sweep_clusters`
 # %% ../../nbs/backgrounds/04_selection.ipynb #86f252ed
 def sweep_figure(table:pd.DataFrame # of `sweep_clusters`
                 ): # matplotlib figure
-    "Mean and spread (standard deviation over seeds) of each score against the number of clusters."
+    "Mean and standard deviation over seeds of each score against the number of clusters."
     by = table.groupby('k')[['stability','silhouette','nmi']]
-    mean, spread = by.mean().dropna(axis=1, how='all'), by.std().fillna(0)
-    fig, ax = plt.subplots(figsize=(5,3), layout="constrained")
+    mean, deviation = by.mean().dropna(axis=1, how='all'), by.std().fillna(0)
+    fig, ax = plt.subplots(figsize=(5,3), layout='constrained')
     for c in mean:
         ax.plot(mean.index, mean[c], marker='o', ms=3, label=c)
-        ax.fill_between(mean.index, mean[c]-spread[c], mean[c]+spread[c], alpha=.2)
+        ax.fill_between(mean.index, mean[c]-deviation[c], mean[c]+deviation[c], alpha=.2)
     ax.axvline(best_k(table), color='k', lw=.7, ls=':')
     ax.set(xlabel='clusters K', ylabel='score', xticks=mean.index, title=f'chosen without labels: K={best_k(table)}')
     ax.legend()

@@ -15,7 +15,7 @@ from safetensors import numpy as stn, torch as stt
 from torch import nn
 from typing import List, NamedTuple, Optional
 from .. import __version__
-from ..core import InputError, check_choice, draws_bars
+from ..core import check_choice, draws_bars
 from ..settings import check_taken, given, setting, takes
 from ..data.images import PARTS, BackgroundImages, ObjectImages
 from .encoders import Autoencoder, Training, describe, train_encoder
@@ -53,7 +53,8 @@ class EncoderConfig:
 class ClusterConfig:
     "`cluster`: stage 1, background clusters and the assignment of object images."
     name: str = setting('sinkhorn', choices=CLUSTERINGS) # how descriptions are clustered
-    k: Optional[int] = setting(10, least=1) # number of clusters; 1 leaves the condition out, for comparison; null follows from the images
+    k: Optional[int] = setting( # number; 1 leaves the condition out, for comparison; null follows from the images
+        10, least=1)
     sweep: List[int] = setting([], least=2) # other numbers to try, for a report
     assign: str = setting('robust', choices=ASSIGN) # oracle reads known labels; for comparison
     n_components: int = setting(16, least=1) # dimensions of the whitened latents
@@ -95,7 +96,8 @@ def encoder_of(cfg, train, valid)->nn.Module: # settings, (N,C,H,W), (M,C,H,W) u
     told = {k: v for k, v in given(cfg.encoder).items() if k in encoder_takes(kind)}
     return train_encoder(kind, train, valid, cfg.seed, draws_bars(cfg.bar), **told)[0]
 
-def assign_parts(cfg, ds, parts, encoder, clusters)->dict: # settings, Dataset and its parts, fitted encoder and clusters
+def assign_parts(cfg, ds, parts, # settings, Dataset and its parts
+                 encoder, clusters)->dict: # fitted
     "The cluster of every image of every part, as in `Stage1.assigned`."
     bg = parts['train'][1]
     assigned = dict(train_backgrounds=clusters.labels_)
@@ -110,7 +112,8 @@ def assign_parts(cfg, ds, parts, encoder, clusters)->dict: # settings, Dataset a
 def fit_stage1(cfg, ds # settings, Dataset
               )->Stage1:
     "Train the encoder, find the clusters, assign all images."
-    start, c = time.perf_counter(), cfg.cluster
+    start = time.perf_counter()
+    c = cfg.cluster
     parts = {n: ds.part(n) for n in PARTS}
     obj, bg = parts['train']
     check_number(c.k, len(bg))
@@ -151,7 +154,8 @@ def load_stage1(folder)->Stage1:
     about = json.loads((folder/'stage1.json').read_text())
     encoder = make_encoder(**about['encoder'])
     encoder.load_state_dict(stt.load_file(str(folder/'encoder.safetensors')))
-    clusters, assigned = load_clusters(folder/'clusters.safetensors'), stn.load_file(str(folder/'assigned.safetensors'))
+    clusters = load_clusters(folder/'clusters.safetensors')
+    assigned = stn.load_file(str(folder/'assigned.safetensors'))
     return Stage1(encoder.eval(), clusters, assigned, about['report'])
 
 def run_stage1(cfg, ds)->tuple: # Stage1, True when it was found in the cache

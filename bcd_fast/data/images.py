@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LARGEST', 'IMAGE_SUFFIXES', 'BackgroundImages', 'ObjectImages', 'split_indices', 'Scene', 'Dataset',
-           'to_unit', 'to_device', 'list_images', 'read_image', 'read_images']
+           'to_unit', 'to_device', 'smooth_noise', 'list_images', 'read_image', 'read_images']
 
 # %% ../../nbs/data/00_images.ipynb #c261f4ad
 import hashlib, numpy as np, torch
@@ -106,6 +106,16 @@ def to_device(values, # array or tensor
     if torch.device(device or 'cpu').type!='cuda':
         return torch.as_tensor(values, device=device)
     return torch.as_tensor(values).pin_memory().to(device, non_blocking=True)
+
+# %% ../../nbs/data/00_images.ipynb #e156972d
+def smooth_noise(n:int, channels:int, # how many, of how many channels
+                 size, # (H,W)
+                 knots:int, # random numbers on a side: the more, the rougher
+                 generator=None, # torch's global one by default
+                 device=None)->torch.Tensor: # (n,channels,H,W) of mean 0
+    "Normal random numbers, interpolated bicubically."
+    noise = torch.randn(n, channels, knots, knots, generator=generator, device=device)
+    return torch.nn.functional.interpolate(noise, size=tuple(size), mode='bicubic', align_corners=False)
 
 # %% ../../nbs/data/00_images.ipynb #15a529c2
 IMAGE_SUFFIXES = {'.png','.tif','.tiff','.jpg','.jpeg','.bmp','.pgm'}

@@ -6,7 +6,8 @@
 __all__ = ['PatchProducts', 'responses', 'random_filters', 'patch_covariance', 'whitened_filters', 'PatchEBSW']
 
 # %% ../../nbs/divergences/02_patches.ipynb #6bff8b0b
-import torch, torch.nn as nn, torch.nn.functional as F
+import torch
+import torch.nn as nn, torch.nn.functional as F
 from .slices import random_directions, wasserstein_1d
 from .sliced import energy_weights
 
@@ -14,19 +15,21 @@ from .sliced import energy_weights
 class PatchProducts(torch.autograd.Function):
     "Filters times patches, on a CPU: there `conv2d` takes more than twice as long back to images of few channels."
     @staticmethod
-    def forward(ctx, x, filters, stride, positions):
+    def forward(ctx, x, filters, stride, positions): # as for `responses`
         k = filters.shape[-1]
         ctx.save_for_backward(filters, positions)
         ctx.shape, ctx.stride = x.shape, stride
-        patches = x.unfold(2, k, stride).unfold(3, k, stride).permute(1, 4, 5, 0, 2, 3).reshape(x.shape[1]*k*k, -1)
+        patches = x.unfold(2, k, stride).unfold(3, k, stride) # (N,C,h,w,k,k)
+        patches = patches.permute(1, 4, 5, 0, 2, 3).reshape(x.shape[1]*k*k, -1) # (D,N*h*w)
         return filters.flatten(1)@(patches if positions is None else patches[:,positions])
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx, g): # (F,N*h*w) or (F,S)
         filters, positions = ctx.saved_tensors
         (n, _, h, w), k = ctx.shape, filters.shape[-1]
         d = filters.flatten(1).T@g # (D,S)
         if positions is not None:
-            d = d.new_zeros(len(d), n*((h-k)//ctx.stride+1)*((w-k)//ctx.stride+1)).index_copy_(1, positions, d)
+            places = n*((h-k)//ctx.stride+1)*((w-k)//ctx.stride+1)
+            d = d.new_zeros(len(d), places).index_copy_(1, positions, d)
         return F.fold(d.view(len(d), n, -1).transpose(0, 1), (h, w), k, stride=ctx.stride), None, None, None
 
 def responses(x, # (N,C,H,W)
@@ -64,19 +67,20 @@ def whitened_filters(n:int, t, size:int, # t: (N,C,H,W) targets
     c = patch_covariance(t, size)
     c.diagonal().add_(least*c.trace()+1e-12)
     root = torch.linalg.cholesky_ex(c).L # C = L L'; asks the device for no number
-    f = torch.linalg.solve_triangular(root.T, torch.randn(len(c), n, device=c.device, dtype=c.dtype), upper=True).T # has covariance 1/C
+    g = torch.randn(len(c), n, device=c.device, dtype=c.dtype)
+    f = torch.linalg.solve_triangular(root.T, g, upper=True).T # has covariance 1/C
     return (f/f.norm(dim=1, keepdim=True)).view(n, t.shape[1], size, size)
 
 # %% ../../nbs/divergences/02_patches.ipynb #2c893e1b
 class PatchEBSW(nn.Module):
     "Energy-based sliced Wasserstein over patches at several scales; new filters at every call."
     def __init__(self, n_filters:int=32, # filters a scale
-                 whitened:float=0., # share of the filters that see whitened patches: better on busy textures, worse on sonar
+                 whitened:float=0., # share of them that see whitened patches: better on busy textures, worse on sonar
                  patch:int=7, # side in pixels of the pooled image
                  scales:tuple=(1,2,4), # pooling factors
                  stride:int=4, # of the places, in pixels of the full image
                  positions:int=8000, # places drawn from the batch, at most
-                 temperature:float=1.):
+                 temperature:float=1.): # of the weights
         super().__init__()
         self.n_filters, self.patch, self.scales, self.stride = n_filters, patch, tuple(scales), stride
         self.positions, self.temperature, self.whitened = positions, temperature, whitened
@@ -95,9 +99,10 @@ class PatchEBSW(nn.Module):
         "Normalised distances of the slices at scale `s`."
         xs, ts = (F.avg_pool2d(a, s) if s>1 else a for a in (x, t))
         f = self.filters(ts) if filters is None else filters
-        u, v = (responses(small, f, max(1, self.stride//s), self.some(a, s)) for small, a in ((xs, x), (ts, t)))
-        spread = (v-v.mean(1, keepdim=True)).square().mean(1) # several times faster than `var`
-        return wasserstein_1d(u, v)/spread.clamp(min=1e-12)
+        stride = max(1, self.stride//s)
+        u, v = (responses(small, f, stride, self.some(a, s)) for small, a in ((xs, x), (ts, t)))
+        variance = (v-v.mean(1, keepdim=True)).square().mean(1) # several times faster than `var`
+        return wasserstein_1d(u, v)/variance.clamp(min=1e-12)
     def forward(self, x, t): # (N,C,H,W), (M,C,H,W) -> scalar
         total = 0.
         for s in self.scales:

@@ -48,5 +48,6 @@ def random_directions(n:int, d:int, # how many, in how many dimensions
                       like=None # tensor whose device and type to use
                      )->torch.Tensor: # (n,d) of length 1
     "Uniform directions, from torch's global generator."
-    w = torch.randn(n, d, device=None if like is None else like.device, dtype=None if like is None else like.dtype)
+    options = {} if like is None else dict(device=like.device, dtype=like.dtype)
+    w = torch.randn(n, d, **options)
     return w/w.norm(dim=1, keepdim=True)
