@@ -19,7 +19,7 @@ def on_other_ground(x, m, # (B,C,H,W), (B,1,H,W) sources and their masks
                     areas:tuple=(.002,.7), # a mask that covers less or more of its image stays out
                     lowest:float=.5 # masks are cut at random levels from this to .95; None leaves them as they are
                    )->tuple: # images whose mask is known, their masks; None without sources
-    "Half of the sources, moved, on other backgrounds, by their masks; in place of a mask that stays out, another source."
+    "Half of the sources, moved, on other grounds by their masks; in place of a mask that stays out, another source."
     x, m = x[:len(x)//2], m[:len(x)//2]
     if not len(x):
         return None
@@ -44,32 +44,20 @@ class BCDCallback(Callback):
                  areas:tuple=(.002,.7), # share of an image that a mask covers, for a counterfactual to be learned from
                  tight:float=.05, # lowest level at which a mask is cut, for a counterfactual to be learned from
                  memory:int=4): # batches of backgrounds that blobs and counterfactuals are set on
-        self.shift, self.paste, self.paste_until, self.warm, self.areas, self.tight, self.memory = shift, paste, paste_until, warm, areas, tight, memory
+        self.shift, self.paste, self.paste_until, self.warm = shift, paste, paste_until, warm
+        self.areas, self.tight, self.memory = areas, tight, memory
     def before_fit(self):
         self.before, self.parts, self.pool = None, [], None
-    def remember(self, b): # (B,C,H,W)
-        "Keep the backgrounds of the last batches: those of one batch are all of one cluster."
-        self.pool = (b if self.pool is None else torch.cat([b, self.pool]))[:self.memory*len(b)]
-    def some(self, n:int): # -> (n,C,H,W)
-        "Random backgrounds of the last batches."
-        return self.pool[torch.randint(len(self.pool), (n,), device=self.pool.device)]
-    def known(self, b): # (B,C,H,W) -> images whose mask is known, their masks
-        "Counterfactuals of the step before, and pasted blobs."
-        made = [self.before] if self.before is not None else []
-        if self.paste and self.learn.pct_train<self.paste_until:
-            made.append(paste_blobs(self.some(self.paste)))
-        return (torch.cat(v) for v in zip(*made)) if made else (b[:0], b[:0,:1])
     def before_batch(self):
         seen, b, t, z = (*self.xb, *self.yb)
-        x, b, t = map(fill_nan, (seen, b, t)) # the masker sees where a source has no data
+        b, t = fill_nan(b), fill_nan(t)
         if self.training:
             self.remember(b)
-        images, known = self.known(b) if self.training else (b[:0], b[:0,:1])
-        shown = self.some(len(b)//2 if len(known) else len(b)) if self.training else b
-        if self.training and self.learn.pct_train<self.warm:
-            seen, x, b, t = (v[:0] for v in (seen, x, b, t)) # validation always sees sources
+        images, known = self.known(b)
+        grounds = self.grounds(b, len(known))
+        seen, x, b, t = self.sources(seen, b, t)
         self.loss_func.train(self.training) # random levels in training only
-        self.learn.xb, self.learn.yb = (torch.cat([seen, shown, images]),), (x, b, t, known, z)
+        self.learn.xb, self.learn.yb = (torch.cat([seen, grounds, images]),), (x, b, t, known, z)
     def after_pred(self):
         if self.training:
             self.learn.pred = self.pred+self.shift*(2*torch.rand((), device=self.pred.device)-1)
@@ -79,7 +67,41 @@ class BCDCallback(Callback):
         loss = self.loss_func
         self.parts.append(torch.stack([loss.div, loss.bg, loss.cf, loss.obj]))
         if loss.cf_weight:
-            self.before = on_other_ground(self.yb[0], loss.mask, self.some, self.areas, self.tight if loss.levels else None)
+            lowest = self.tight if loss.levels else None
+            self.before = on_other_ground(self.yb[0], loss.mask, self.some, self.areas, lowest)
+
+# %% ../../nbs/training/03_callbacks.ipynb #bf0cf23a
+@patch
+def remember(self:BCDCallback, b): # (B,C,H,W)
+    "Keep the backgrounds of the last batches."
+    self.pool = (b if self.pool is None else torch.cat([b, self.pool]))[:self.memory*len(b)]
+
+@patch
+def some(self:BCDCallback, n:int)->torch.Tensor: # images -> (n,C,H,W)
+    "Random backgrounds of the last batches."
+    return self.pool[torch.randint(len(self.pool), (n,), device=self.pool.device)]
+
+@patch
+def known(self:BCDCallback, b)->tuple: # (B,C,H,W) -> images whose mask is known, their masks; none in validation
+    "Counterfactuals of the step before, and pasted blobs."
+    made = [self.before] if self.training and self.before is not None else []
+    if self.training and self.paste and self.learn.pct_train<self.paste_until:
+        made.append(paste_blobs(self.some(self.paste)))
+    return tuple(torch.cat(v) for v in zip(*made)) if made else (b[:0], b[:0,:1])
+
+@patch
+def grounds(self:BCDCallback, b, n_known:int)->torch.Tensor: # (B,C,H,W), images whose mask is known -> (n,C,H,W)
+    "Plain backgrounds for the masker: any of the last batches in training, those of the batch in validation."
+    if not self.training:
+        return b
+    return self.some(len(b)//2 if n_known else len(b))
+
+@patch
+def sources(self:BCDCallback, seen, b, t)->tuple: # (B,C,H,W) each -> sources with and without gaps, b, t
+    "Sources, their new backgrounds and targets; none in the warm start, but validation always has them."
+    if self.training and self.learn.pct_train<self.warm:
+        seen, b, t = seen[:0], b[:0], t[:0]
+    return seen, fill_nan(seen), b, t # the masker sees where a source has no data
 
 # %% ../../nbs/training/03_callbacks.ipynb #a1236226
 @patch
@@ -91,7 +113,8 @@ def state(self:BCDCallback)->dict:
 def load_state(self:BCDCallback, s:dict): # as `state` gives it
     "Go on from what a checkpoint kept."
     device = next(self.model.parameters()).device
-    self.before, self.pool = s['before'] and tuple(v.to(device) for v in s['before']), None if s['pool'] is None else s['pool'].to(device)
+    self.before = s['before'] and tuple(v.to(device) for v in s['before'])
+    self.pool = None if s['pool'] is None else s['pool'].to(device)
     self.parts = [] if s['parts'] is None else [*s['parts'].to(device)]
 
 
@@ -136,7 +159,7 @@ class EpochLines(Callback):
     def before_fit(self):
         self.start = time.monotonic()
     def after_epoch(self):
-        names = [n for n in self.recorder.metric_names if n not in ('epoch','time')]
+        done, names = self.epoch+1, [n for n in self.recorder.metric_names if n not in ('epoch','time')]
         values = '  '.join(f'{n} {v:.4f}' for n, v in zip(names, self.recorder.values[-1]) if v is not None)
-        rest = (time.monotonic()-self.start)/(self.epoch+1)*(self.n_epoch-self.epoch-1)
-        print(f'epoch {self.epoch+1}/{self.n_epoch}  {values}  remaining {int(rest//60)}:{int(rest%60):02}', flush=True)
+        rest = (time.monotonic()-self.start)/done*(self.n_epoch-done)
+        print(f'epoch {done}/{self.n_epoch}  {values}  remaining {int(rest//60)}:{int(rest%60):02}', flush=True)

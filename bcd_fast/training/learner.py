@@ -34,7 +34,8 @@ def predict_masks(model, images, # (N,C,H,W) uint8
     device, was = next(model.parameters()).device, model.training
     model.eval()
     ready = for_prediction(model)
-    masks = [ready(to_unit(images[i:i+bs], device)).sigmoid().float().cpu().numpy() for i in range(0, len(images), bs)]
+    batches = (images[i:i+bs] for i in range(0, len(images), bs))
+    masks = [ready(to_unit(x, device)).sigmoid().float().cpu().numpy() for x in batches]
     model.train(was)
     return np.concatenate(masks)
 
@@ -49,20 +50,20 @@ class DeviceSmoothLoss(AvgSmoothLoss):
 # %% ../../nbs/training/07_learner.ipynb #cf13d2c5
 class BCDLearner(Learner):
     "A `Learner` whose `show_results` draws images, masks and, where known, true masks."
+    resume_from = None # a `training_state`: the next fit goes on from there
     def show_results(self, ds_idx:int=1, # 0 training images, 1 validation images
                      max_n:int=9, **kwargs): # images to show
         obj = self.dls[ds_idx].objects
         some = np.random.default_rng(0).permutation(len(obj))[:max_n]
         truth = None if obj.masks is None else obj.masks[some]
         return mask_grid(obj.images[some], predict_masks(self.model, obj.images[some]), truth, n=max_n)
-    resume_from = None # a `training_state`: the next fit goes on from there
     def _do_fit(self): # fastai's, which cannot begin in the middle
         state, self.resume_from, first = self.resume_from, None, 0
         if state is not None:
             load_training(self, state)
             first = state['epoch']
+        self.half = state if state is not None and state['done'] else None # taken by the first epoch
         for self.epoch in range(first, self.n_epoch):
-            self.half = state if state is not None and self.epoch==first and state['done'] else None
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
     def all_batches(self):
         half, self.half, self.n_iter = getattr(self, 'half', None), None, len(self.dl)
@@ -91,7 +92,7 @@ def default_metrics(valid)->list: # `Clustered`
 # %% ../../nbs/training/07_learner.ipynb #a3737de6
 def bcd_learner(train, valid, # `Clustered` each: object images, backgrounds and their clusters
                 masker=None, # a module with one logit a pixel, or `ModelConfig()` of one to make
-                loss=None, # `BCDLoss()` by default; with `SupervisedLoss` it is shown the true masks of the training part
+                loss=None, # `BCDLoss()` by default; only with `SupervisedLoss` the training part gives its true masks
                 callback=None, # `BCDCallback()` by default
                 batches=None, # `Batches()` by default
                 seed:int=0, # of weights, batches and slices

@@ -28,7 +28,8 @@ class ScalarLogger(Callback):
         self.folder, self.config, self.every = Path(folder), config or {}, every
         self.steps, self.epochs = 0, 0
     def before_fit(self):
-        self.run = rank_distrib()==0 and not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        only_looks = hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds')
+        self.run = rank_distrib()==0 and not only_looks
         self.seen, self.begun, self.started, self.trained = 0, time.monotonic(), False, False
     def before_train(self): # not called by `learn.validate`, which plays the other events of a fit
         self.trained = True
@@ -47,22 +48,34 @@ class ScalarLogger(Callback):
         if not self.trained:
             return
         self.epochs, self.trained = self.epochs+1, False
-        values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
-        values.update({f'train_{n}': v for n, v in mean_parts(self.parts[self.seen:]).items()})
+        self.write('epoch', self.epochs, self.epoch_values())
         self.seen = len(self.parts)
-        self.write('epoch', self.epochs, dict(values, lr=self.opt.hypers[-1]['lr'], seconds=time.monotonic()-self.begun))
     def after_fit(self):
         if self.started:
             self.stop()
-    @property
-    def parts(self): # -> list of (3,), one a training step of this fit
-        return getattr(getattr(self.learn, 'bcd', None), 'parts', [])
     def start(self):
         "Called before each fit."
     def stop(self):
         "Called after each fit."
 
 # %% ../../nbs/training/04_loggers.ipynb #7cb28ca6
+@patch(as_prop=True)
+def parts(self:ScalarLogger)->list: # of (4,) tensors, one a training step of this fit
+    "The loss parts that the callback has kept."
+    return getattr(getattr(self.learn, 'bcd', None), 'parts', [])
+
+@patch
+def epoch_values(self:ScalarLogger)->dict: # name -> number or None
+    "What is written after an epoch."
+    values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
+    trained = {f'train_{n}': v for n, v in mean_parts(self.parts[self.seen:]).items()}
+    return values | trained | dict(lr=self.opt.hypers[-1]['lr'], seconds=time.monotonic()-self.begun)
+
+def mean_parts(rows)->dict: # list of (4,) tensors -> part -> number; empty for no rows
+    "Mean of each loss part over some steps."
+    return dict(zip(LOSS_PARTS, torch.stack(rows).mean(0).tolist())) if rows else {}
+
+# %% ../../nbs/training/04_loggers.ipynb #346f54ab
 @patch
 def state(self:ScalarLogger)->dict:
     "What a checkpoint must keep."
@@ -71,11 +84,8 @@ def state(self:ScalarLogger)->dict:
 @patch
 def load_state(self:ScalarLogger, s:dict): # as `state` gives it
     "Go on from what a checkpoint kept."
-    self.steps, self.epochs, self.seen, self.begun = s['steps'], s['epochs'], s['seen'], time.monotonic()-s['seconds']
-
-def mean_parts(rows)->dict: # list of (3,) tensors -> part -> number; empty for no rows
-    "Mean of each loss part over some steps."
-    return dict(zip(LOSS_PARTS, torch.stack(rows).mean(0).tolist())) if rows else {}
+    self.steps, self.epochs, self.seen = s['steps'], s['epochs'], s['seen']
+    self.begun = time.monotonic()-s['seconds']
 
 # %% ../../nbs/training/04_loggers.ipynb #e2c4e949
 class CSVLines(ScalarLogger):
@@ -92,7 +102,8 @@ class CSVLines(ScalarLogger):
             path = self.folder/self.files[kind]
             if path.is_file():
                 head, *lines = path.read_text().splitlines(keepends=True)
-                path.write_text(head+''.join(l for l in lines if l.endswith('\n') and int(l.split(',')[0])<=last))
+                whole = [line for line in lines if line.endswith('\n')]
+                path.write_text(head+''.join(line for line in whole if int(line.split(',')[0])<=last))
     def write(self, kind, at, values): # values: name -> number or None, which leaves the field empty
         path = self.folder/self.files[kind]
         new = not path.exists()

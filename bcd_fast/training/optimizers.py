@@ -20,7 +20,8 @@ class Optimizer(NamedTuple):
     lr: float # learning rate, or the factor 1
     one_cycle: bool # whether the rate should rise and fall
 
-OPTIMIZERS = dict(adam=Optimizer(Adam, 6e-3, True), dadapt_adam=Optimizer(partial(OptimWrapper, opt=DAdaptAdam, decouple=True), 1., False),
+OPTIMIZERS = dict(adam=Optimizer(Adam, 6e-3, True),
+                  dadapt_adam=Optimizer(partial(OptimWrapper, opt=DAdaptAdam, decouple=True), 1., False),
                   prodigy=Optimizer(partial(OptimWrapper, opt=Prodigy), 1., False))
 
 def make_opt_func(name:str # one of `OPTIMIZERS`

@@ -27,7 +27,7 @@ from .callbacks import BCDCallback, EpochLines
 from .loggers import make_logger
 from .debugging import make_callbacks, make_debug
 from .checkpoints import Checkpoint
-from .learner import bcd_learner
+from .learner import BCDLearner, bcd_learner
 from .monitor import Monitor
 from .processes import Schedule, fit_processes
 
@@ -41,30 +41,35 @@ class TrainerConfig:
     lr: Optional[float] = setting(None, above=0) # largest learning rate; the optimiser's own by default
     epochs: Optional[int] = setting(10, least=1) # null follows from the images and the machine
     steps: Optional[int] = setting(100, least=1, unit='batches') # an epoch; null for as many as there are object images
-    bs: Optional[int] = setting(48, least=2, unit='images') # sources, backgrounds and targets in a batch; null follows from the images and the machine
+    # sources, backgrounds and targets in a batch; null follows from the images and the machine
+    bs: Optional[int] = setting(48, least=2, unit='images')
     clusters: int = setting(2, least=1) # target clusters that share a batch
     div_weight: float = setting(1., least=0) # of the divergence
     bg_weight: float = setting(10., least=0) # of the backgrounds' squared masks
     cf_weight: float = setting(30., least=0) # of the squared error on counterfactuals; 0 as in the paper
-    obj_weight: float = setting(3., least=0) # of the squared misses of the surest pixels of object images; 0 as in the paper
-    trim: float = setting(0., least=0, most=.5, unit='share of a batch') # worst backgrounds and counterfactuals that are left out: for piles where some backgrounds show an object
+    # of the squared misses of the surest pixels of object images; 0 as in the paper
+    obj_weight: float = setting(3., least=0)
+    # worst backgrounds and counterfactuals that are left out: for piles where some backgrounds show an object
+    trim: float = setting(0., least=0, most=.5, unit='share of a batch')
     obj_share: float = setting(.01, above=0, unit='share of the pixels') # of an image that count as the surest
     shift: float = setting(.5, least=0) # largest random shift of the logits
     paste: int = setting(32, least=0) # backgrounds with pasted blobs in a batch
     paste_until: float = setting(.3, least=0, unit='share of the training') # after which no more blobs come
     warm: float = setting(.1, least=0, unit='share of the training') # without sources: blobs and backgrounds only
     precision: str = setting('auto', choices=PRECISIONS) # of the numbers between the masker's layers
-    tight: float = setting(.05, least=0) # lowest level of the masks that counterfactuals with a known mask are made with
-    levels: float = setting(.3, least=0) # temperature of random level sets that composites are made with; 0 takes the mask itself
+    # lowest level of the masks that counterfactuals with a known mask are made with
+    tight: float = setting(.05, least=0)
+    # temperature of random level sets that composites are made with; 0 takes the mask itself
+    levels: float = setting(.3, least=0)
 
 # %% ../../nbs/training/10_stage2.ipynb #cb3bdfb7
 def find_device(accelerator:str # auto, cpu, gpu
                )->str:
     "The device to train on. Raises `InputError` when a GPU is wanted and there is none."
-    gpu = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else None
-    if accelerator=='gpu' and gpu is None:
+    found = [name for name, lib in (('cuda', torch.cuda), ('mps', torch.backends.mps)) if lib.is_available()]
+    if accelerator=='gpu' and not found:
         raise InputError('trainer.accelerator=gpu: no GPU is found here; use trainer=cpu.')
-    return 'cpu' if accelerator=='cpu' or gpu is None else gpu
+    return 'cpu' if accelerator=='cpu' or not found else found[0]
 
 def stage2_loss(cfg, s1:Stage1)->BCDLoss: # settings, for features of its encoder
     "The loss of a configuration."
@@ -80,8 +85,8 @@ def batches_of(cfg, n:int)->Batches: # settings, object images of the training p
     return Batches(t.bs, t.steps or max(1, n//t.bs), t.clusters, cfg.cluster.least)
 
 # %% ../../nbs/training/10_stage2.ipynb #4fc7eb0b
-def stage2_learner(cfg, ds, s1:Stage1, cbs=()): # settings, Dataset, stage 1, more callbacks
-    "The learner of stage 2, ready to fit. True masks go to the validation loader alone, unless a supervised bound is wanted."
+def stage2_learner(cfg, ds, s1:Stage1, cbs=())->BCDLearner: # settings, Dataset, stage 1, more callbacks
+    "The learner of stage 2, ready to fit. Only for a supervised bound the training loader has true masks."
     t, device = cfg.trainer, find_device(cfg.trainer.accelerator)
     train, valid = s1.part(ds, 'train'), s1.part(ds, 'valid')
     s1.encoder.to(device)
@@ -106,11 +111,11 @@ def fit_stage2(cfg, learn)->float: # seconds
 # %% ../../nbs/training/10_stage2.ipynb #81cbbc50
 def loggers_of(cfg, folder)->list: # settings, folder of the run -> callbacks
     "The CSV files, and the logger of the settings where it is another."
-    l, plain = cfg.logger, OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else cfg
-    if l.name=='csv':
+    name, plain = cfg.logger.name, OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else cfg
+    if name=='csv':
         return [make_logger('csv', folder)]
-    extra = dict(project=l.project) if l.name=='wandb' else {}
-    return [make_logger('csv', folder), make_logger(l.name, folder, plain, **extra)]
+    extra = dict(project=cfg.logger.project) if name=='wandb' else {}
+    return [make_logger('csv', folder), make_logger(name, folder, plain, **extra)]
 
 def callbacks_of(cfg, folder)->list: # settings, folder of the run -> callbacks
     "The callbacks that the settings ask for."
@@ -133,7 +138,8 @@ def rank_learner(settings:dict, folder): # plain settings, folder of the run wit
 def schedule_of(cfg, lr:float)->Schedule: # settings, of the learner
     "How several processes are to fit."
     t = cfg.trainer
-    return Schedule(t.epochs, lr, OPTIMIZERS[t.optimizer].one_cycle, cfg.seed, cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar)
+    return Schedule(t.epochs, lr, OPTIMIZERS[t.optimizer].one_cycle, cfg.seed,
+                    cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar)
 
 def train_masker(cfg, ds, s1:Stage1, folder, # settings, data, stage 1, folder of the run
                  state:dict=None # of a checkpoint to go on from
