@@ -165,7 +165,7 @@ def judge(prob, ds, s1, seed)->dict:
         for name, share in dict(random=0., whitened=1.).items():
             found[name].append(float(PatchEBSW(64, share)(moved, to_unit(obj.images[t]))))
     out = {k: float(np.mean(v)) for k, v in found.items()}
-    out['frechet'] = counterfactual_frechet(prob, obj.images, oc, bg.images, bc, partial(describe, s1.encoder), seed)['relative']
+    out['frechet'] = counterfactual_frechet(prob, s1.part(ds, 'valid'), partial(describe, s1.encoder), seed)['relative']
     return out | dict(iou=float(mask_scores(prob, obj.masks)['iou']))
 
 

@@ -62,9 +62,8 @@ def score(prob, truth, threshold)->dict:
 
 def score_frechet(ds, s1, prob, seed)->dict:
     "Distances in the latent space of stage 1; None for each where the test part is too small."
-    obj, bg = ds.part('test')
     try:
-        found = counterfactual_frechet(prob, obj.images, s1.assigned['test_objects'], bg.images, s1.assigned['test_backgrounds'], partial(describe, s1.encoder), seed)
+        found = counterfactual_frechet(prob, s1.part(ds, 'test'), partial(describe, s1.encoder), seed)
     except InputError:
         found = {} # no cluster has enough test images
     return {name: found.get(name.removeprefix('frechet_')) for name in FRECHET}

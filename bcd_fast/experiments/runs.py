@@ -22,7 +22,7 @@ from ..training.checkpoints import read_state
 from ..training.learner import predict_masks
 from ..training.stage2 import train_masker
 from ..scoring.thresholds import false_alarm_curve, threshold_figure, threshold_for
-from ..prediction.models import load_model, read_about, save_model
+from ..prediction.models import FileNumbers, Threshold, load_model, read_about, save_model
 from .configs import Config, check_config, fill_settings
 from .evaluation import EVALUATED, REPORTED, evaluate_masker, only_data, report_stage1
 from .report import model_card, write_report
@@ -154,8 +154,9 @@ def run_stage2(cfg, ds, s1, folder, say, state=None)->dict: # the metrics of sta
     model, seconds, steps = train_masker(cfg, ds, s1, folder, state)
     sizes = [int((s1.assigned['train_backgrounds']==k).sum()) for k in range(cfg.cluster.k)]
     curve, threshold, *held_out = find_threshold(cfg, ds, model, folder, say)
-    save_model(folder/'model', model, cfg.data.size, dict(k=cfg.cluster.k, assign=cfg.cluster.assign, backgrounds=sizes), threshold, cfg.seed,
-               ds.normalisation or Normalisation(), ds.scale, cfg.data.nodata, curve)
+    clusters = dict(k=cfg.cluster.k, assign=cfg.cluster.assign, backgrounds=sizes)
+    numbers = FileNumbers(ds.normalisation or Normalisation(), ds.scale, cfg.data.nodata)
+    save_model(folder/'model', model, cfg.data.size, clusters, Threshold(threshold, curve), numbers, cfg.seed)
     save_figure(loss_curves(pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])), folder/'losses.png')
     trained = 2*t.bs*steps*t.processes # sources and images with known masks
     found = write_report(folder, f'{ds.source}, seed {cfg.seed}', curve, threshold, *held_out)
