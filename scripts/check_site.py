@@ -137,7 +137,8 @@ def broken_link(page, link, found, top):
     target, place = target_of(page, link)
     if target.startswith(('/', '..')):
         return f'{page}: link to {link}, which leaves the site'
-    if not (top/target).exists():
+    file = top/target/'index.html' if (top/target).is_dir() else top/target
+    if not file.is_file():
         return f'{page}: link to {link}, which is not there'
     if place and target in found and place not in found[target][1]:
         return f'{page}: link to {link}, and {target} has no such place'
