@@ -15,21 +15,33 @@ from make_results import NEED_FILES, RESULTS, TOP, shown
 
 FILE = TOP/'nbs/results/studies/baselines.json'
 SCORED = [n for n in RESULTS | NEED_FILES if 'segmentation' in n and 'supervised' not in n]
+NAMES = ', '.join(SCORED)
+TEST = '2' # where the seed says what is the test: one with much of the object
+
+
+def score(name, more):
+    "The table of an experiment's test part, and what the file says of it; `more`: more words of the command line."
+    words = [*(w.replace('SEED', TEST) for w in (RESULTS | NEED_FILES)[name]), *more]
+    test = load_data(compose_config(words).data).part('test')[0]
+    table = baseline_scores(test.images, test.masks).round(4).reset_index()
+    about = dict(data=shown(words), n_test=len(test), machine=platform_text(), rows=table.to_dict('records'))
+    return table, about
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('names', nargs='*', default=[n for n in SCORED if n in RESULTS], metavar='NAME', help=NAMES)
+    p.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='more words of the command line')
+    return p.parse_args()
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('names', nargs='*', default=[n for n in SCORED if n in RESULTS], metavar='NAME', help=', '.join(SCORED))
-    p.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='more words of the command line')
-    a = p.parse_args()
+    a = arguments()
     found = json.loads(FILE.read_text()) if FILE.is_file() else {}
+    FILE.parent.mkdir(parents=True, exist_ok=True)
     for name in a.names:
-        words = [*(w.replace('SEED', '2') for w in (RESULTS | NEED_FILES)[name]), *a.set]  # where the seed says what is the test: one with much of the object
-        test = load_data(compose_config(words).data).part('test')[0]
-        table = baseline_scores(test.images, test.masks).round(4).reset_index()
-        found[name] = dict(data=shown(words), n_test=len(test), machine=platform_text(), rows=table.to_dict('records'))
+        table, found[name] = score(name, a.set)
         print(name, table.to_string(), sep='\n', flush=True)
-        FILE.parent.mkdir(parents=True, exist_ok=True)
         FILE.write_text(json.dumps(found, indent=1)+'\n')
 
 

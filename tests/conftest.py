@@ -9,26 +9,36 @@ from PIL import Image
 from bcd_fast.data.textures import embedded_textures
 from bcd_fast.data.objects import embedded_digits, enlarge
 
-SHORT = ['encoder.epochs=1', 'encoder.steps=10', 'trainer.epochs=1', 'trainer.steps=10', 'trainer.bs=8', 'model.width=4', 'cluster.k=3', 'bar=false']
+SHORT = ['encoder.epochs=1', 'encoder.steps=10', 'trainer.epochs=1', 'trainer.steps=10', 'trainer.bs=8',
+         'model.width=4', 'cluster.k=3', 'bar=false']
 
 
 @pytest.fixture(scope='session')
 def files(tmp_path_factory):
     "A folder with `mnist/` (gzipped idx) and `textures/` (TIFF)."
     top = tmp_path_factory.mktemp('files')
+    for name in ('mnist', 'textures'):
+        (top/name).mkdir()
     digits = enlarge(embedded_digits()[:300], 28)
-    (top/'mnist').mkdir()
-    (top/'mnist/t10k-images-idx3-ubyte.gz').write_bytes(gzip.compress(struct.pack('>HBB3I', 0, 8, 3, *digits.shape)+digits.tobytes()))
-    (top/'textures').mkdir()
+    idx = struct.pack('>HBB3I', 0, 8, 3, *digits.shape)+digits.tobytes()
+    (top/'mnist/t10k-images-idx3-ubyte.gz').write_bytes(gzip.compress(idx))
     for name, tex in list(embedded_textures().items())[:3]:
         Image.fromarray(tex[:180, :180]).save(top/f'textures/{name}.tif')
     return top
 
 
+def program(name):
+    "The first words of a command line: those of a module, or the installed command."
+    if name.startswith('bcd_fast.'):
+        return [sys.executable, '-m', name]
+    return [os.path.join(os.path.dirname(sys.executable), name)]
+
+
 def start(words, folder):
     "A module or an installed command in a process of its own: exit status, standard output, standard error."
-    first = [sys.executable, '-m', words[0]] if words[0].startswith('bcd_fast.') else [os.path.join(os.path.dirname(sys.executable), words[0])]
-    done = subprocess.run([*first, *map(str, words[1:])], cwd=folder, env=dict(os.environ, PYTHONWARNINGS='ignore'), capture_output=True, text=True, timeout=300)
+    command = [*program(words[0]), *map(str, words[1:])]
+    env = dict(os.environ, PYTHONWARNINGS='ignore')
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -59,8 +69,9 @@ def call(tmp_path, monkeypatch, capsys):
 @pytest.fixture(scope='session')
 def settings(files):
     "Words for a short run on the small MNIST folder."
-    return ['experiment=synthetic_segmentation', 'data.name=mnist', f'data.path={files/"mnist"}', f'data.textures={files/"textures"}',
-            'data.n_objects=300', 'data.n_backgrounds=300', *SHORT]
+    data = ['data.name=mnist', f'data.path={files/"mnist"}', f'data.textures={files/"textures"}',
+            'data.n_objects=300', 'data.n_backgrounds=300']
+    return ['experiment=synthetic_segmentation', *data, *SHORT]
 
 
 @pytest.fixture(scope='session')

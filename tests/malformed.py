@@ -1,5 +1,10 @@
-"""Damage files of every format that is read, by a seeded generator, and read them: `python malformed.py FOLDER SEED NUMBER` prints one JSON line a file."""
+"""Damage files of every format that is read, by a seeded generator, and read them.
+
+    python malformed.py FOLDER SEED NUMBER   # prints one JSON line a file
+"""
 import gzip, io, json, logging, resource, struct, sys, time, warnings
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 import h5py, numpy as np, tifffile, torch
@@ -24,6 +29,18 @@ rng = np.random.default_rng(1)
 GRAY, DEEP = rng.integers(0, 255, (48, 40), np.uint8), rng.integers(0, 65535, (48, 40), np.uint16)
 
 
+@dataclass
+class Kind:
+    "A file of some format."
+    name: str # suffix, or a path in the folder
+    data: bytes
+    readers: tuple # functions of a path
+
+    def path(self, folder, number):
+        "Where a file of this kind is written: under a number, unless its name is fixed."
+        return folder/self.name if '/' in self.name else folder/f'{number}{self.name}'
+
+
 def stream(path):
     "Read a picture in bands, as prediction does with large ones."
     with patch('bcd_fast.prediction.tiles.SMALL', 16), open_images(path) as sources:
@@ -31,6 +48,7 @@ def stream(path):
 
 
 def encoded(image, kind, **options):
+    "The bytes of a picture."
     with io.BytesIO() as f:
         Image.fromarray(image).save(f, kind, **options)
         return f.getvalue()
@@ -44,47 +62,87 @@ def written(write, name):
 
 
 def hdf5(path, **sets):
+    "Write arrays as compressed sets of a file."
     with h5py.File(path, 'w') as f:
         for k, v in sets.items():
             f.create_dataset(k, data=v, chunks=True, compression='gzip')
 
 
 def npz(path):
-    values = np.stack(np.meshgrid([1.], [1., 2.], [.5, 1.], np.arange(2.), np.arange(2.), np.arange(2.), indexing='ij'), -1).reshape(-1, 6)
+    "As the file of dSprites, with few values of each factor."
+    factors = [1.], [1., 2.], [.5, 1.], np.arange(2.), np.arange(2.), np.arange(2.)
+    values = np.stack(np.meshgrid(*factors, indexing='ij'), -1).reshape(-1, 6)
     np.savez_compressed(path, imgs=rng.integers(0, 2, (len(values), 64, 64), np.uint8), latents_values=values)
 
 
-def model(path):
+def masker():
+    return make_masker('small', 4, 1)
+
+
+def sonar_patches(path):
+    "As the file of SASSED."
+    data = np.stack([np.tile(DEEP, (4, 4))]*2).astype(np.complex64)
+    hdf5(path, data=data, segments=np.ones((2, 192, 160), int))
+
+
+def clusters(path):
+    points = rng.random((40, 4)).astype(np.float32)
+    save_clusters(make_clusters('sinkhorn', 2, 2).fit(points), path)
+
+
+def state(path):
+    write_state(path, dict(a=torch.rand(9), b=[1, None, 'x']))
+
+
+def results(path):
+    path.write_text(json.dumps(dict(command='x', runs=[dict(seed=0)])))
+
+
+def model(folder):
     torch.manual_seed(0)
-    save_model(path.parent/'model', make_masker('small', 4, 1), 64, dict(k=2, assign='robust', backgrounds=[3, 4]))
-    path.write_bytes(b'')
+    save_model(folder, masker(), 64, dict(k=2, assign='robust', backgrounds=[3, 4]))
 
 
-# suffix, bytes, how it is read; the model's two files are damaged one at a time
-def formats():
-    top = Path(sys.argv[1])
-    model(top/'x')
-    idx = struct.pack('>HBB3I', 0, 8, 3, 30, 28, 28)+rng.integers(0, 255, 30*784, np.uint8).tobytes()
-    both = (read_pictures, stream)
-    yield from (('.png', encoded(GRAY, 'PNG'), both), ('.png', encoded(DEEP, 'PNG'), both), ('.png', encoded(np.dstack([GRAY]*4), 'PNG'), both), ('.jpg', encoded(GRAY, 'JPEG'), both), ('.bmp', encoded(GRAY, 'BMP'), both))
-    for k, options in enumerate((dict(), dict(compression='zlib', tile=(16, 16)), dict(compression='lzw', rowsperstrip=8))):
+def pictures():
+    "Pictures as cameras and scanners write them, read whole and in bands."
+    both = read_pictures, stream
+    for image, kind in ((GRAY, 'PNG'), (DEEP, 'PNG'), (np.dstack([GRAY]*4), 'PNG'), (GRAY, 'JPEG'), (GRAY, 'BMP')):
+        yield Kind(dict(PNG='.png', JPEG='.jpg', BMP='.bmp')[kind], encoded(image, kind), both)
+    packed = dict(), dict(compression='zlib', tile=(16, 16)), dict(compression='lzw', rowsperstrip=8)
+    for k, options in enumerate(packed):
         for image in (GRAY, DEEP, DEEP.astype(np.float32), np.stack([GRAY]*3)):
-            yield '.tif', written(lambda p: tifffile.imwrite(p, image, photometric='minisblack', **options), f't{k}.tif'), both
+            write = partial(tifffile.imwrite, data=image, photometric='minisblack', **options)
+            yield Kind('.tif', written(write, f't{k}.tif'), both)
     for array in (GRAY, np.stack([DEEP]*5), DEEP.astype(np.complex64)):
-        yield '.npy', written(lambda p: np.save(p, array), 'a.npy'), both
-    yield '.h5', written(lambda p: hdf5(p, images=np.stack([GRAY]*6)), 'a.h5'), both
-    yield '.h5', written(lambda p: hdf5(p, data=np.stack([np.tile(DEEP, (4, 4))]*2).astype(np.complex64), segments=np.ones((2, 192, 160), int)), 'b.h5'), (lambda p: read_patches(p),)
-    yield '', idx, (read_idx,)
-    yield '.gz', gzip.compress(idx), (read_idx,)
-    yield '.npz', written(npz, 'd.npz'), (lambda p: read_dsprites(p),)
-    yield '.png', encoded(GRAY, 'PNG'), (lambda p: read_pair(p, p),)
-    yield '.csv', b'path,label\n'+b''.join(b'%d.png,%d\n' % (i, i % 2) for i in range(40)), (read_table,)
-    yield '.safetensors', written(lambda p: write_state(p, dict(a=torch.rand(9), b=[1, None, 'x'])), 's'), (read_state,)
-    yield '.safetensors', written(lambda p: save_clusters(make_clusters('sinkhorn', 2, 2).fit(rng.random((40, 4)).astype(np.float32)), p), 'c'), (load_clusters,)
-    yield '.safetensors', written(lambda p: save_weights(make_masker('small', 4, 1), p), 'w'), (lambda p: load_weights(make_masker('small', 4, 1), p),)
-    yield '.json', written(lambda p: p.write_text(json.dumps(dict(command='x', runs=[dict(seed=0)]))), 'r.json'), (read_results,)
-    yield '', b'{"settings": {}}\n\n{"file": "a", "outputs": []}\n', (lambda p: Manifest(p, dict()),)
-    yield from ((f'model/{n}', (top/'model'/n).read_bytes(), (lambda p: load_model(p.parent),)) for n in ('model.json', 'model.safetensors'))
+        yield Kind('.npy', written(partial(np.save, arr=array), 'a.npy'), both)
+    yield Kind('.h5', written(partial(hdf5, images=np.stack([GRAY]*6)), 'a.h5'), both)
+
+
+def data_sets():
+    "Files of public data sets, and tables."
+    idx = struct.pack('>HBB3I', 0, 8, 3, 30, 28, 28)+rng.integers(0, 255, 30*784, np.uint8).tobytes()
+    table = b'path,label\n'+b''.join(b'%d.png,%d\n' % (i, i % 2) for i in range(40))
+    yield Kind('.h5', written(sonar_patches, 'b.h5'), (read_patches,))
+    yield Kind('', idx, (read_idx,))
+    yield Kind('.gz', gzip.compress(idx), (read_idx,))
+    yield Kind('.npz', written(npz, 'd.npz'), (read_dsprites,))
+    yield Kind('.png', encoded(GRAY, 'PNG'), (lambda p: read_pair(p, p),))
+    yield Kind('.csv', table, (read_table,))
+
+
+def own_files():
+    "Files that the package itself has written; a model's two files are damaged one at a time."
+    manifest = b'{"settings": {}}\n\n{"file": "a", "outputs": []}\n'
+    weights = partial(save_weights, masker())
+    yield Kind('.safetensors', written(state, 's'), (read_state,))
+    yield Kind('.safetensors', written(clusters, 'c'), (load_clusters,))
+    yield Kind('.safetensors', written(weights, 'w'), (lambda p: load_weights(masker(), p),))
+    yield Kind('.json', written(results, 'r.json'), (read_results,))
+    yield Kind('', manifest, (lambda p: Manifest(p, dict()),))
+    folder = Path(sys.argv[1])/'model'
+    model(folder)
+    for name in ('model.json', 'model.safetensors'):
+        yield Kind(f'model/{name}', (folder/name).read_bytes(), (lambda p: load_model(p.parent),))
 
 
 def damage(data, rng):
@@ -126,27 +184,45 @@ def attempt(read, path):
     return said, time.perf_counter()-start
 
 
+def peak():
+    "Megabytes that this process has held at most."
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+
+
+def tell(**what):
+    print(json.dumps(what), flush=True)
+
+
+def read_whole(kinds, folder):
+    "Read all files as they are: what is damaged must have been right."
+    for k, kind in enumerate(kinds):
+        path = kind.path(folder, f'whole{k}')
+        path.write_bytes(kind.data)
+        for read in kind.readers:
+            tell(file=path.name, whole=True, said=attempt(read, path)[0])
+
+
+def read_damaged(kinds, folder, number, generator):
+    "Read files of all kinds in turn, damaged."
+    before = peak()
+    for i in range(number):
+        kind = kinds[i % len(kinds)]
+        path = kind.path(folder, i)
+        path.write_bytes(damage(kind.data, generator))
+        for read in kind.readers:
+            print(path, file=sys.stderr, flush=True) # the last one, where it crashes or hangs
+            said, seconds = attempt(read, path)
+            tell(file=str(path), whole=False, said=said, seconds=seconds, megabytes=peak()-before)
+        if '/' in kind.name:
+            path.write_bytes(kind.data)
+
+
 def main(folder, seed, number):
     warnings.simplefilter('ignore')
     logging.disable() # decoders talk
-    folder, kinds, g = Path(folder), list(formats()), np.random.default_rng(int(seed))
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
-    for k, (suffix, data, reads) in enumerate(kinds): # whole files first: what is damaged must have been right
-        path = folder/suffix if '/' in suffix else folder/f'whole{k}{suffix}'
-        path.write_bytes(data)
-        for read in reads:
-            print(json.dumps(dict(file=path.name, whole=True, said=attempt(read, path)[0])), flush=True)
-    before = peak()
-    for i in range(int(number)):
-        suffix, data, reads = kinds[i % len(kinds)]
-        path = folder/suffix if '/' in suffix else folder/f'{i}{suffix}'
-        path.write_bytes(damage(data, g))
-        for read in reads:
-            print(path, file=sys.stderr, flush=True) # the last one, where it crashes or hangs
-            said, seconds = attempt(read, path)
-            print(json.dumps(dict(file=str(path), whole=False, said=said, seconds=seconds, megabytes=peak()-before)), flush=True)
-        if '/' in suffix:
-            path.write_bytes(data)
+    kinds = [*pictures(), *data_sets(), *own_files()]
+    read_whole(kinds, Path(folder))
+    read_damaged(kinds, Path(folder), int(number), np.random.default_rng(int(seed)))
 
 
 if __name__ == '__main__':

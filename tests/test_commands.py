@@ -3,10 +3,18 @@ import json, shutil
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
+from bcd_fast.data.datasets import load_dataset
+from bcd_fast.backgrounds.stage1 import fit_stage1
+from bcd_fast.training.learner import predict_masks
+from bcd_fast.training.stage2 import fit_stage2, stage2_learner
+from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments.runs import METRICS
 from conftest import SHORT, folder_of
 
-FILES = {'config.yaml', 'confusion.png', 'stage1', 'history.csv', 'steps.csv', 'metrics.json', 'masks.png', 'counterfactuals.png', 'clusters.png', 'losses.png', 'model', 'thresholds.png', 'monitor.json', 'epochs', 'report.html'}
+TABLES = {'config.yaml', 'history.csv', 'steps.csv', 'metrics.json', 'monitor.json', 'report.html'}
+PICTURES = {f'{name}.png' for name in ('clusters', 'confusion', 'counterfactuals', 'losses', 'masks', 'thresholds')}
+FILES = TABLES | PICTURES | {'stage1', 'model', 'epochs'}
+BETWEEN = 'iou', 'dice', 'ap', 'auroc', 'iou_per_image', 'cluster_nmi', 'assignment_accuracy' # 0 and 1
 
 
 def one_sentence(done, *parts):
@@ -21,17 +29,22 @@ def one_sentence(done, *parts):
 
 
 def test_train(trained):
-    assert trained.folder.parent.parent.resolve() == (trained.top/'runs').resolve() and trained.folder.parent.name == 'synthetic_segmentation'
+    assert trained.folder.parent.resolve() == (trained.top/'runs/synthetic_segmentation').resolve()
     assert trained.files == FILES
+
+
+def test_metrics(trained):
     metrics = json.loads((trained.folder/'metrics.json').read_text())
+    expected = dict(experiment='synthetic_segmentation', data='mnist', k=3, n_train=210, n_test=30)
     assert tuple(metrics) == METRICS
-    assert (metrics['experiment'], metrics['data'], metrics['k'], metrics['n_train'], metrics['n_test']) == ('synthetic_segmentation', 'mnist', 3, 210, 30)
-    assert all(0 <= metrics[k] <= 1 for k in ('iou', 'dice', 'ap', 'auroc', 'iou_per_image', 'cluster_nmi', 'assignment_accuracy'))
+    assert {k: metrics[k] for k in expected} == expected
+    assert all(0 <= metrics[k] <= 1 for k in BETWEEN)
 
 
 def test_cache(trained, train):
-    again = train('trainer.steps=2', folder=trained.top)
-    assert again[0] == 0 and 'found in the cache' in again[1] and 'found in the cache' not in trained.out
+    status, out, _ = train('trainer.steps=2', folder=trained.top)
+    assert status == 0
+    assert 'found in the cache' in out and 'found in the cache' not in trained.out
 
 
 def test_eval(trained, run):
@@ -41,44 +54,52 @@ def test_eval(trained, run):
     assert all(scored[k] == before[k] for k in ('iou', 'ap', 'cluster_nmi', 'settings'))
 
 
-def test_predict(trained, run, tmp_path):
-    images = tmp_path/'images'
-    images.mkdir()
+@pytest.fixture
+def pictures(tmp_path):
+    "A folder with six pictures, each wider than the one before, and a broken one."
+    folder = tmp_path/'images'
+    folder.mkdir()
     for i in range(6):
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64+i)).astype(np.uint8)).save(images/f'{i}.png')
-    (images/'broken.png').write_bytes(b'broken')
-    status, out, err = run('bcd_predict', trained.folder/'model', images, '--out', tmp_path/'masks')
-    assert status == 2 and 'broken.png cannot be read' in err and 'Traceback' not in err
+        noise = np.random.default_rng(i).integers(0, 256, (64, 64+i)).astype(np.uint8)
+        Image.fromarray(noise).save(folder/f'{i}.png')
+    (folder/'broken.png').write_bytes(b'broken')
+    return folder
+
+
+def test_predict(trained, run, pictures, tmp_path):
+    status, out, err = run('bcd_predict', trained.folder/'model', pictures, '--out', tmp_path/'masks')
+    assert status == 2
+    assert 'broken.png cannot be read' in err and 'Traceback' not in err
     assert sorted(p.name for p in (tmp_path/'masks').glob('*.png')) == [f'{i}.png' for i in range(6)]
     for i in range(6):
         mask = np.asarray(Image.open(tmp_path/f'masks/{i}.png'))
         assert mask.shape == (64, 64+i) and set(np.unique(mask)) <= {0, 255}
 
 
-def test_masks_are_not_used_in_training(files, tmp_path):
+def masks_after_training(cfg, nonsense):
+    "Masks of a short training; `nonsense`: on data whose masks are inverted, and which has no labels."
+    ds = load_dataset(n_objects=200, n_backgrounds=200)
+    if nonsense:
+        ds.objects.masks = ~ds.objects.masks
+        ds.objects.labels, ds.backgrounds.labels = None, None
+    learn = stage2_learner(cfg, ds, fit_stage1(cfg, ds))
+    fit_stage2(cfg, learn)
+    return predict_masks(learn.model, ds.objects.images[:8])
+
+
+def test_masks_are_not_used_in_training(tmp_path):
     "Two trainings, one on data whose masks are nonsense: the same weights."
-    from bcd_fast.data.datasets import load_dataset
-    from bcd_fast.backgrounds.stage1 import fit_stage1
-    from bcd_fast.training.learner import predict_masks
-    from bcd_fast.training.stage2 import fit_stage2, stage2_learner
-    from bcd_fast.experiments.catalogue import compose_config
-    cfg, out = compose_config([*SHORT, f'cache={tmp_path}']), []
-    for nonsense in (False, True):
-        ds = load_dataset(n_objects=200, n_backgrounds=200)
-        if nonsense:
-            ds.objects.masks = ~ds.objects.masks
-            ds.objects.labels, ds.backgrounds.labels = None, None
-        learn = stage2_learner(cfg, ds, fit_stage1(cfg, ds))
-        fit_stage2(cfg, learn)
-        out.append(predict_masks(learn.model, ds.objects.images[:8]))
-    np.testing.assert_allclose(out[0], out[1], atol=1e-5)
+    cfg = compose_config([*SHORT, f'cache={tmp_path}'])
+    first, second = (masks_after_training(cfg, nonsense) for nonsense in (False, True))
+    np.testing.assert_allclose(first, second, atol=1e-5)
 
 
 def test_unreadable_texture_is_listed_and_the_rest_done(train, files, tmp_path):
     shutil.copytree(files/'textures', tmp_path/'textures')
     (tmp_path/'textures/bad.png').write_bytes(b'not a picture')
     status, out, err = train(f'data.textures={tmp_path/"textures"}')
-    assert status == 2 and 'bad.png cannot be read' in err and 'Traceback' not in err
+    assert status == 2
+    assert 'bad.png cannot be read' in err and 'Traceback' not in err
     assert (tmp_path/folder_of(out)/'metrics.json').is_file()
 
 
@@ -112,12 +133,14 @@ def test_demo_rehearsal(run, tmp_path):
     assert status == 0, err
     for name in ('clusters.png', 'masks.png', 'counterfactuals.png'):
         assert str(Path('here')/name) in out and (tmp_path/'here'/name).is_file()
-    assert 'remaining' in out and out.strip().splitlines()[-1] == f'metrics.json: {Path("here")/"metrics.json"}'
+    assert 'remaining' in out
+    assert out.strip().splitlines()[-1] == f'metrics.json: {Path("here")/"metrics.json"}'
 
 
 def test_debug_callbacks_and_logger(train, tmp_path):
     "A few batches only, the best epoch kept, TensorBoard beside the CSV files."
-    status, out, err = train('debug=limit', 'debug.n=2', 'callbacks=early_stopping', 'logger=tensorboard', 'trainer.epochs=2')
+    more = ['callbacks=early_stopping', 'logger=tensorboard', 'trainer.epochs=2']
+    status, out, err = train('debug=limit', 'debug.n=2', *more)
     assert status == 0, err
     folder = tmp_path/folder_of(out)
     assert list(folder.glob('**/events.out.tfevents*')) and (folder/'history.csv').is_file()
@@ -128,8 +151,8 @@ def test_paper_recipe_runs(train, tmp_path):
     status, out, err = train('recipe=paper', 'divergence.n_projections=20', 'trainer.steps=2', 'trainer.bs=4')
     assert status == 0, err
     metrics = json.loads((tmp_path/folder_of(out)/'metrics.json').read_text())
-    assert (metrics['recipe'], metrics['model'], metrics['divergence']) == ('paper', 'unet', 'ebsw_on_pixels')
-    assert metrics['assignment_accuracy'] == 1  # the oracle
+    expected = dict(recipe='paper', model='unet', divergence='ebsw_on_pixels', assignment_accuracy=1) # the oracle's
+    assert {k: metrics[k] for k in expected} == expected
 
 
 def test_eval_of_something_else(call, tmp_path):
@@ -140,7 +163,12 @@ def test_bench(run, tmp_path):
     status, out, err = run('bcd_bench', 'clustering', '--quick', '--out', 'here')
     assert status == 0, err
     saved = json.loads((tmp_path/'here/clustering.json').read_text())
-    assert saved['command'] == 'bcd_bench clustering --quick' and saved['rows'][0]['seconds'] > 0 and (tmp_path/'here/clustering.png').is_file()
+    assert saved['command'] == 'bcd_bench clustering --quick'
+    assert saved['rows'][0]['seconds'] > 0
+    assert (tmp_path/'here/clustering.png').is_file()
+
+
+def test_bench_of_something_else(run):
     one_sentence(run('bcd_bench', 'clusterings'), 'clusterings does not exist', 'Did you mean clustering?')
 
 

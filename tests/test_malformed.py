@@ -9,14 +9,17 @@ NUMBER, SECONDS, MEGABYTES = 300, 5, 1000
 @pytest.fixture(scope='module')
 def lines(tmp_path_factory):
     "What the reading of every file ended with, in a process of its own."
-    done = subprocess.run([sys.executable, Path(__file__).with_name('malformed.py'), tmp_path_factory.mktemp('malformed'), '0', str(NUMBER)], capture_output=True, text=True, timeout=300)
+    script, folder = Path(__file__).with_name('malformed.py'), tmp_path_factory.mktemp('malformed')
+    command = [sys.executable, script, folder, '0', str(NUMBER)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f'died at {done.stderr.splitlines()[-1:]}'
     return [json.loads(l) for l in done.stdout.splitlines()]
 
 
 def test_whole_files_are_read(lines):
     whole = [l for l in lines if l['whole']]
-    assert len(whole) > 30 and all(l['said'] == 'read' for l in whole), [l for l in whole if l['said'] != 'read']
+    assert len(whole) > 30
+    assert [l for l in whole if l['said'] != 'read'] == []
 
 
 def test_damaged_files_are_read_or_refused(lines):
@@ -26,4 +29,5 @@ def test_damaged_files_are_read_or_refused(lines):
         assert l['said'] == 'read' or l['said'].startswith('refused: '), l
         assert '\n' not in l['said'] and len(l['said']) < 1000, l
         assert l['seconds'] < SECONDS and l['megabytes'] < MEGABYTES, l
-    assert .1 < sum(l['said'] == 'read' for l in damaged)/len(damaged) < .6 # the damage is neither harmless nor total
+    share = sum(l['said'] == 'read' for l in damaged)/len(damaged)
+    assert .1 < share < .6 # the damage is neither harmless nor total

@@ -1,90 +1,127 @@
 "A training that is killed, at any moment, goes on to the same weights."
 import json, os, random, resource, signal, subprocess, sys, time
+from types import SimpleNamespace
 
 import pytest
 
-WORDS = ['experiment=demo', 'data.n_objects=300', 'data.n_backgrounds=300', 'encoder.epochs=1', 'encoder.steps=20', 'trainer.epochs=6', 'trainer.steps=10',
-         'trainer.bs=8', 'model.width=4', 'data.size=32', 'bar=false', 'trainer.precision=float32']
+WORDS = ['experiment=demo', 'data.n_objects=300', 'data.n_backgrounds=300', 'data.size=32', 'encoder.epochs=1',
+         'encoder.steps=20', 'trainer.epochs=6', 'trainer.steps=10', 'trainer.bs=8', 'trainer.precision=float32',
+         'model.width=4', 'bar=false', 'hydra.run.dir=run']
+SUFFIXES = {'.safetensors', '.json', '.csv', '.yaml', '.png', '.html', '.md', ''} # of files that are whole
 KILLS = int(os.environ.get('BCD_KILLS', 1)) # of the test; more by hand: BCD_KILLS=20 pytest tests/test_resume.py
 
 
 def start(words, cwd):
-    env = os.environ | dict(OMP_NUM_THREADS='1')
-    return subprocess.Popen([sys.executable, '-W', 'ignore', '-m', 'bcd_fast.train', *map(str, words)], cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    "`python -m bcd_fast.train` in a process of its own, under way."
+    command = [sys.executable, '-W', 'ignore', '-m', 'bcd_fast.train', *map(str, words)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=cwd, env=os.environ | dict(OMP_NUM_THREADS='1'), **pipes)
 
 
 def finished(p):
+    "Exit status, standard output, standard error."
     out, err = p.communicate(timeout=300)
     return p.returncode, out, err
 
 
+def weights_of(run):
+    "The bytes of the weights of a finished run."
+    return (run/'model/model.safetensors').read_bytes()
+
+
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    "The same training, left alone: its weights, and how long it took."
+    "The same training, left alone: how to start another with its stage 1, its weights, and how long it took."
     d = tmp_path_factory.mktemp('whole')
     begun = time.monotonic()
-    status, _, err = finished(start([*WORDS, 'hydra.run.dir=run'], d))
+    status, _, err = finished(start(WORDS, d))
     assert status == 0, err
-    return d, (d/'run/model/model.safetensors').read_bytes(), time.monotonic()-begun
+    return SimpleNamespace(words=[*WORDS, f'cache={d/"runs/stage1"}'], weights=weights_of(d/'run'),
+                           seconds=time.monotonic()-begun)
+
+
+def kill(p):
+    p.send_signal(signal.SIGKILL)
+    p.communicate()
+
+
+def kill_and_go_on(whole, folder):
+    "Kill a training at a random moment, finish it, and compare."
+    p, run = start(whole.words, folder), folder/'run'
+    time.sleep(random.uniform(.3, 1)*whole.seconds)
+    kill(p)
+    if not (run/'config.yaml').is_file():
+        return # killed before it began
+    assert all(f.suffix in SUFFIXES or f.name.startswith('.') for f in run.rglob('*'))
+    if not (run/'metrics.json').is_file():
+        status, _, err = finished(start(['--resume', run], folder))
+        assert status == 0, err
+    assert weights_of(run) == whole.weights
+    assert json.loads((run/'metrics.json').read_text())['iou'] is not None
+    assert not (run/'checkpoint.safetensors').exists()
 
 
 def test_sigkill(whole, tmp_path):
-    first, weights, seconds = whole
     for i in range(KILLS):
-        d = tmp_path/str(i)
-        d.mkdir()
-        p = start([*WORDS, 'hydra.run.dir=run', f'cache={first/"runs/stage1"}'], d)
-        time.sleep(random.uniform(.3, 1)*seconds)
-        p.send_signal(signal.SIGKILL)
-        p.communicate()
-        run = d/'run'
-        if not (run/'config.yaml').is_file():
-            continue # killed before it began
-        assert all(f.suffix in ('.safetensors', '.json', '.csv', '.yaml', '.png', '.html', '.md', '') or f.name.startswith('.') for f in run.rglob('*'))
-        if not (run/'metrics.json').is_file():
-            status, out, err = finished(start(['--resume', run], d))
-            assert status == 0, err
-        assert (run/'model/model.safetensors').read_bytes() == weights
-        assert json.loads((run/'metrics.json').read_text())['iou'] is not None
-        assert not (run/'checkpoint.safetensors').exists()
+        (tmp_path/str(i)).mkdir()
+        kill_and_go_on(whole, tmp_path/str(i))
 
 
-def test_ctrl_c(whole, tmp_path, call):
-    _, weights, _ = whole
-    p = start([*WORDS, 'hydra.run.dir=run', f'cache={whole[0]/"runs/stage1"}'], tmp_path)
+def stop_in_stage2(words, folder):
+    "Press Ctrl-C in a training once an epoch is done."
+    p = start(words, folder)
     for line in p.stdout:
         if line.startswith('stage 2'):
             break
-    while not (tmp_path/'run/history.csv').is_file():
+    while not (folder/'run/history.csv').is_file():
         time.sleep(.05)
     p.send_signal(signal.SIGINT)
-    status, _, err = finished(p)
-    assert status == 2 and f'bcd_train --resume' in err and 'Traceback' not in err
+    return finished(p)
+
+
+def test_ctrl_c(whole, tmp_path, call):
+    status, _, err = stop_in_stage2(whole.words, tmp_path)
+    assert status == 2
+    assert 'bcd_train --resume' in err and 'Traceback' not in err
     status, out, err = finished(start(['--resume', 'run'], tmp_path))
-    assert status == 0 and 'of them done before' in out, err
-    assert (tmp_path/'run/model/model.safetensors').read_bytes() == weights
+    assert status == 0, err
+    assert 'of them done before' in out
+    assert weights_of(tmp_path/'run') == whole.weights
     status, _, err = call('bcd_train', '--resume', 'run')
     assert status == 2 and 'is finished' in err
 
 
-def test_not_a_run(tmp_path, call):
-    for words, why in ((['--resume', tmp_path], 'config.yaml is missing'), (['--resume'], 'takes the folder'), (['--resume', tmp_path, 'seed=1'], 'takes the folder')):
-        status, _, err = call('bcd_train', *words)
-        assert status == 2 and why in err and 'Traceback' not in err
+@pytest.mark.parametrize('words, why', [
+    (['.'], 'config.yaml is missing'),
+    ([], 'takes the folder'),
+    (['.', 'seed=1'], 'takes the folder')])
+def test_not_a_run(tmp_path, call, words, why):
+    words = [tmp_path if w == '.' else w for w in words]
+    status, _, err = call('bcd_train', '--resume', *words)
+    assert status == 2
+    assert why in err and 'Traceback' not in err
+
+
+def resume_on_full_disk(folder):
+    "Go on with a run whose files may not grow beyond some kilobytes."
+    p = start(['--resume', 'run'], folder)
+    resource.prlimit(p.pid, resource.RLIMIT_FSIZE, (2**13, 2**13))
+    return finished(p)
 
 
 def test_full_disk(whole, tmp_path):
-    "No file may grow beyond some kilobytes: one sentence, and the last checkpoint is whole."
-    p = start([*WORDS, 'hydra.run.dir=run', f'cache={whole[0]/"runs/stage1"}'], tmp_path)
-    while not (tmp_path/'run/checkpoint.safetensors').is_file() and p.poll() is None:
+    "One sentence, and the last checkpoint is whole."
+    p, checkpoint = start(whole.words, tmp_path), tmp_path/'run/checkpoint.safetensors'
+    while not checkpoint.is_file() and p.poll() is None:
         time.sleep(.02)
-    p.send_signal(signal.SIGKILL)
-    p.communicate()
-    before = (tmp_path/'run/checkpoint.safetensors').read_bytes()
-    p = start(['--resume', 'run'], tmp_path)
-    resource.prlimit(p.pid, resource.RLIMIT_FSIZE, (2**13, 2**13))
-    status, _, err = finished(p)
-    assert status == 2 and 'cannot be written' in err and 'bcd_train --resume run' in err and 'Traceback' not in err, err
-    assert (tmp_path/'run/checkpoint.safetensors').read_bytes() == before
+    kill(p)
+    before = checkpoint.read_bytes()
+    status, _, err = resume_on_full_disk(tmp_path)
+    assert status == 2, err
+    for part in ('cannot be written', 'bcd_train --resume run'):
+        assert part in err
+    assert 'Traceback' not in err
+    assert checkpoint.read_bytes() == before
     status, _, err = finished(start(['--resume', 'run'], tmp_path))
-    assert status == 0 and (tmp_path/'run/model/model.safetensors').read_bytes() == whole[1], err
+    assert status == 0, err
+    assert weights_of(tmp_path/'run') == whole.weights
