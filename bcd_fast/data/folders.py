@@ -93,7 +93,7 @@ class Reading:
     key: str = None # HDF5: name of the data set
 
 def read_files(paths, # of picture files
-               reading:Reading=Reading()
+               reading:Reading=Reading() # how
               )->tuple: # list of (number of the file, Picture), messages
     "Read what can be read; what cannot is reported, not raised."
     good, bad = [], []
@@ -172,7 +172,8 @@ def filled(a, # (C,h,w) floats
     middle = np.median(a[:, valid], axis=1)[:,None,None]
     return np.where(valid, a, middle).astype(np.float32)
 
-def normalised(p:Picture, how:Normalisation,
+def normalised(p:Picture, # to be resized
+               how:Normalisation, # to [0,1]
                shape:tuple # (height, width) after resizing
               )->np.ndarray: # (C,height,width) uint8 or uint16
     "A picture in its new size, in 8 or 16 bits; what is not resized keeps its bytes."
@@ -183,7 +184,8 @@ def normalised(p:Picture, how:Normalisation,
     top, kind = (255, np.uint8) if eight else (65535, np.uint16)
     return (u*top).round().astype(kind)
 
-def true_mask(mask:Picture, p:Picture, # mask of the picture
+def true_mask(mask:Picture, # of an image
+              p:Picture, # the image
               shape:tuple # (height, width) after resizing
              )->np.ndarray: # (1,height,width) bool
     "Where a mask is brighter than half of its maximum. Raises `InputError` where its size is not that of the image."
@@ -195,8 +197,9 @@ def true_mask(mask:Picture, p:Picture, # mask of the picture
     return resized(v>(v.max()+min(v.min(), 0))/2, shape)>.5
 
 # %% ../../nbs/data/03_folders.ipynb #d9fae153
-def cut_windows(p:Picture, how:Normalisation,
-                windows:Windows,
+def cut_windows(p:Picture, # to be cut
+                how:Normalisation, # to [0,1]
+                windows:Windows, # their size, and how many at most
                 scale:float=None, # factor for all pictures; None for a factor of its own
                 mask:Picture=None, # the true mask
                 rng=None # generator to choose windows where there are too many
