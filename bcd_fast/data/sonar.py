@@ -80,28 +80,33 @@ def coherent_image(rng, # numpy Generator
     return z+circular_noise(rng, z.shape, noise) if noise else z
 
 # %% ../../nbs/data/08_sonar.ipynb #472374a1
-def sand(rng, shape, pixel):
+def sand(rng, shape:tuple, pixel:float # numpy Generator; rows, columns; metres
+        )->tuple: # (H,W) height in metres, (H,W) reflectivity
     "Flat sand."
     return np.zeros(shape, np.float32), gamma_texture(rng, shape, 12, 3)
 
-def ripples(rng, shape, pixel):
+def ripples(rng, shape:tuple, pixel:float # numpy Generator; rows, columns; metres
+           )->tuple: # (H,W) height in metres, (H,W) reflectivity
     "Sand ripples whose phase wanders."
     length, angle = rng.uniform(.4, .6)/pixel, rng.uniform(-1, 1)*np.pi/6
     y, x = np.ogrid[:shape[0],:shape[1]]
     phase = 2*np.pi*(x*np.cos(angle)+y*np.sin(angle))/length + gaussian_field(rng, shape, 2*length)
     return (.04*length*pixel*np.sin(phase)).astype(np.float32), np.ones(shape, np.float32)
 
-def rock(rng, shape, pixel):
+def rock(rng, shape:tuple, pixel:float # numpy Generator; rows, columns; metres
+        )->tuple: # (H,W) height in metres, (H,W) reflectivity
     "Ridges with bright faces and long shadows."
     ridge = lambda scale: np.abs(gaussian_field(rng, shape, scale/pixel))
     return .25*ridge(.5)+.06*ridge(.2), 2*gamma_texture(rng, shape, 4, 4)
 
-def vegetation(rng, shape, pixel):
+def vegetation(rng, shape:tuple, pixel:float # numpy Generator; rows, columns; metres
+              )->tuple: # (H,W) height in metres, (H,W) reflectivity
     "Patches of strong small scatterers."
     clumps = special.expit(6*(gaussian_field(rng, shape, .4/pixel)+.5))
     return .04*clumps, .2+2.5*clumps*gamma_texture(rng, shape, .3, 1.5)
 
-def mud(rng, shape, pixel):
+def mud(rng, shape:tuple, pixel:float # numpy Generator; rows, columns; metres
+       )->tuple: # (H,W) height in metres, (H,W) reflectivity
     "Weak and smooth, with pits."
     width, pits = .2/pixel, np.zeros(shape, np.float32)
     count = int(.5*pits.size*pixel**2) # one on two square metres
