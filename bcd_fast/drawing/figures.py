@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MASK_CMAP', 'DPI', 'CELL', 'LINES', 'SONAR', 'STEPS', 'SCORE_NAMES', 'image_cmap', 'unit', 'strip', 'strips',
            'show_row', 'figure_bytes', 'save_figure', 'mask_grid', 'best_median_worst', 'counterfactual_grid',
-           'method_figure', 'cluster_grid', 'split_history', 'draw_lines', 'loss_curves', 'confusion_figure',
-           'sites_figure', 'scene_figure']
+           'method_row', 'method_figure', 'cluster_grid', 'split_history', 'draw_lines', 'loss_curves',
+           'confusion_figure', 'sites_figure', 'scene_figure']
 
 # %% ../../nbs/drawing/00_figures.ipynb #85d6208a
 import io, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -19,11 +19,13 @@ from ..masker.compositing import composite
 
 # %% ../../nbs/drawing/00_figures.ipynb #ad2ec798
 MASK_CMAP, DPI, CELL = 'cividis', 110, .9 # CELL: side of a cell in inches
-LINES = list(zip(('#0072B2','#D55E00','#009E73','#CC79A7','#E69F00','#56B4E9','#000000'), ('-','--','-.',':','-','--','-.')))
+LINES = [('#0072B2','-'), ('#D55E00','--'), ('#009E73','-.'), ('#CC79A7',':'),
+         ('#E69F00','-'), ('#56B4E9','--'), ('#000000','-.')]
 
 SONAR = 'sas','seafloor','regions','shipwrecks' # data sets
-if 'bcd_sonar' not in colormaps:
-    colormaps.register(ListedColormap(colormaps['copper'](np.linspace(0, 1, 256)**.5), name='bcd_sonar')) # most of a sonar image is dark
+if 'bcd_sonar' not in colormaps: # most of a sonar image is dark: the square root makes it lighter
+    copper = colormaps['copper'](np.linspace(0, 1, 256)**.5)
+    colormaps.register(ListedColormap(copper, name='bcd_sonar'))
 
 def image_cmap(data:str # name of a data set
               )->str:
@@ -46,6 +48,7 @@ def strip(images, # (n,C,H,W) as for `unit`
     wide = x.permute(2, 0, 3, 1).flatten(1, 2)[:,:-gap].numpy()
     return wide[...,0] if wide.shape[-1]==1 else wide
 
+# %% ../../nbs/drawing/00_figures.ipynb #ab0b7393
 def strips(rows, # of (label, images as for `strip`, colour map)
            title:str=None, labels:float=.9 # inches for labels on the left
           )->plt.Figure:
@@ -55,16 +58,14 @@ def strips(rows, # of (label, images as for `strip`, colour map)
     top = .4 if title else .05
     w, h = max(n*CELL+labels+.05, .1*len(title or '')), sum(high)+top # a title needs .1 inch a letter
     fig = plt.figure(figsize=(w, h))
-    axs = fig.subplots(len(rows), 1, squeeze=False, gridspec_kw=dict(left=labels/w, right=(labels+n*CELL)/w, bottom=0, top=1-top/h, hspace=0, height_ratios=high))
+    edges = dict(left=labels/w, right=(labels+n*CELL)/w, bottom=0, top=1-top/h)
+    axs = fig.subplots(len(rows), 1, squeeze=False, gridspec_kw=dict(edges, hspace=0, height_ratios=high))
     if title:
         fig.suptitle(title, y=1-.08/h, va='top')
     for ax, (label, images, cmap) in zip(axs[:,0], rows):
         show_row(ax, strip(images, n), cmap, label)
     return fig
 
-
-
-# %% ../../nbs/drawing/00_figures.ipynb #ab0b7393
 def show_row(ax, wide:np.ndarray, # of `strip`
              cmap:str='gray', label:str=None)->None:
     "Draw a strip of images without ticks; what is NaN stays white."
@@ -76,6 +77,7 @@ def show_row(ax, wide:np.ndarray, # of `strip`
     if label:
         ax.set_ylabel(label, rotation=0, ha='right', va='center')
 
+# %% ../../nbs/drawing/00_figures.ipynb #d4ac2bab
 def figure_bytes(fig, kind:str='png')->bytes: # png or pdf
     "The figure as a file's content; the same figure gives the same bytes."
     with io.BytesIO() as f:
@@ -111,7 +113,7 @@ def best_median_worst(scores_per_image, # (N,) higher is better; NaN is left out
                      )->np.ndarray: # (3n,) indices from best to worst; each image once when there are fewer than 3n
     "Indices of the `n` best, the `n` around the median and the `n` worst images."
     s = np.asarray(scores_per_image, float)
-    order = np.argsort(-s, kind='stable')[:np.isfinite(s).sum()]    # NaN sorts to the end
+    order = np.argsort(-s, kind='stable')[:np.isfinite(s).sum()] # NaN sorts to the end
     last = len(order)
     middle = max(last-n, 0)//2
     ranks = np.r_[:n, middle:middle+n, last-n:last]
@@ -125,12 +127,22 @@ def counterfactual_grid(images, # (S,C,H,W) uint8, or floats in [0,1]: sources
                        ): # matplotlib figure
     "First column: sources; first row: backgrounds; cells: source `i` on background `j`."
     x, m, b = unit(images), unit(masks), unit(backgrounds)
-    cells = composite(x[:,None], b[None], m[:,None])    # (S,T,C,H,W)
-    rows = [torch.cat([torch.full_like(b[:1], np.nan), b]), *(torch.cat([s[None], on]) for s, on in zip(x, cells))]
+    cells = composite(x[:,None], b[None], m[:,None]) # (S,T,C,H,W)
+    head = torch.cat([torch.full_like(b[:1], np.nan), b])
+    rows = [head, *(torch.cat([s[None], on]) for s, on in zip(x, cells))]
     return strips([(None, row, cmap) for row in rows], title, labels=.05)
 
 # %% ../../nbs/drawing/00_figures.ipynb #a29f540e
-STEPS = 'image\nwith an object','mask\nof the network','background\nof another kind','counterfactual','real images with an\nobject on that kind'
+STEPS = ('image\nwith an object', 'mask\nof the network', 'background\nof another kind', 'counterfactual',
+         'real images with an\nobject on that kind')
+
+def method_row(axs, cells, cmap:str): # six axes, six images, colour map of all but the mask
+    "One example: its pictures, and the signs between them."
+    for i, (ax, image) in enumerate(zip(axs, cells)):
+        show_row(ax, strip(image[None]), MASK_CMAP if i==1 else cmap)
+        ax.set_anchor('C')
+    for ax, sign in zip(axs, ('→','+','=','↔')):
+        ax.text(1.15, .5, sign, transform=ax.transAxes, ha='center', va='center', fontsize=17)
 
 def method_figure(images, masks, # (n,C,H,W) and (n,1,H,W), as for `mask_grid`
                   backgrounds, targets, # (n,C,H,W), (n,2,C,H,W): two for each example
@@ -141,11 +153,7 @@ def method_figure(images, masks, # (n,C,H,W) and (n,1,H,W), as for `mask_grid`
     fig, axs = plt.subplots(n, 6, figsize=(9, 1.42*n+.5), squeeze=False)
     fig.subplots_adjust(left=.005, right=.995, bottom=.01, top=1-.5/(1.42*n+.5), wspace=.3, hspace=.06)
     for line, cells in zip(axs, zip(x, m, b, composite(x, b, m), t[:,0], t[:,1])):
-        for i, (ax, a) in enumerate(zip(line, cells)):
-            show_row(ax, strip(a[None]), MASK_CMAP if i==1 else cmap)
-            ax.set_anchor('C')
-        for ax, sign in zip(line, ('→','+','=','↔')):
-            ax.text(1.15, .5, sign, transform=ax.transAxes, ha='center', va='center', fontsize=17)
+        method_row(line, cells, cmap)
     for ax, step in zip(axs[0], STEPS[:4]):
         ax.set_title(step, fontsize=9)
     left, right = (ax.get_position() for ax in axs[0,4:])
@@ -219,13 +227,14 @@ def confusion_figure(table:pd.DataFrame, # rows x columns, counts
     share = table.to_numpy()/np.maximum(table.to_numpy().sum(1, keepdims=True), 1)
     fig, ax = plt.subplots(figsize=(max(1.2+.5*m, .1*len(title or ''), 3), 1.1+.35*n), layout='constrained')
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1, aspect='auto')
-    for i in range(n):
-        for j in range(m):
-            ax.text(j, i, table.iat[i,j], ha='center', va='center', fontsize=8, color='white' if share[i,j]>.6 else 'black')
+    for i, j in np.ndindex(n, m):
+        color = 'white' if share[i,j]>.6 else 'black'
+        ax.text(j, i, table.iat[i,j], ha='center', va='center', fontsize=8, color=color)
     ax.set(xticks=range(m), yticks=range(n), xticklabels=table.columns, yticklabels=table.index, title=title,
            xlabel=table.columns.name or '', ylabel=table.index.name or '')
     return fig
 
+# %% ../../nbs/drawing/00_figures.ipynb #af5cd3b3
 def sites_figure(sites:dict, # name -> dict with 'iou' in [0,1]
                  pooled:float=None): # matplotlib figure; `pooled` over all pixels
     "IoU of every site, their mean, and the value pooled over all pixels."
@@ -240,14 +249,20 @@ def sites_figure(sites:dict, # name -> dict with 'iou' in [0,1]
     ax.legend()
     return fig
 
+# %% ../../nbs/drawing/00_figures.ipynb #ad4a6c2b
 def scene_figure(scenes, probs, # lists of `Scene` and (1,H,W) in [0,1]
                  title:str=None, cmap:str='gray'): # matplotlib figure; colour map of the images
     "Whole scenes: image, mask, true mask, one scene a row."
-    fig, axs = plt.subplots(len(scenes), 3, figsize=(11, sum(3.6*s.image.shape[1]/s.image.shape[2]+.3 for s in scenes)), squeeze=False, layout='constrained')
+    high = sum(3.6*s.image.shape[1]/s.image.shape[2]+.3 for s in scenes)
+    fig, axs = plt.subplots(len(scenes), 3, figsize=(11, high), squeeze=False, layout='constrained')
     for line, s, p in zip(axs, scenes, probs):
-        for ax, a, colours, what in zip(line, (s.image, p, s.mask), (cmap, MASK_CMAP, MASK_CMAP), (s.name, 'mask', 'true mask')):
-            show_row(ax, strip(a[None]), colours)
+        cells = (s.image, cmap, s.name), (p, MASK_CMAP, 'mask'), (s.mask, MASK_CMAP, 'true mask')
+        for ax, (image, colours, what) in zip(line, cells):
+            show_row(ax, strip(image[None]), colours)
             ax.set_title(what, fontsize=9)
     if title:
         fig.suptitle(title)
     return fig
+
+
+
