@@ -100,7 +100,7 @@ def polygon_area(ring)->float: # of [x,y]
     return float(abs((x[:-1]*y[1:]-x[1:]*y[:-1]).sum())/2)
 
 # %% ../../nbs/prediction/02_outputs.ipynb #4241366b
-GEO_TAGS = 33550, 33922, 34264, 34735, 34736, 34737 # scale, tie points, transformation, keys and their numbers and texts
+GEO_TAGS = 33550, 33922, 34264, 34735, 34736, 34737 # scale, tie points, transformation; keys, their numbers, texts
 
 def geo_tags(path)->list: # of (code, type, count, value, once) for tifffile
     "The georeference of a TIFF as it stands in the file; nothing where there is none."
