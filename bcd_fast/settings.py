@@ -123,11 +123,14 @@ def possible_text(f:Field)->str:
 
 def help_lines(kind)->list: # a dataclass of settings -> lines of text
     "Every setting with its default, what is possible and what it means."
-    lines = []
+    lines, before = [], kind
     for key, f, of in walk(kind):
         if is_dataclass(f.default_factory):
             lines += ['', f.default_factory.__doc__]
             continue
+        if of is kind and before is not kind: # back from a group
+            lines += ['', kind.__doc__]
+        before = of
         default = 'null' if default_of(f) is None else default_of(f)
         meaning = (docments(of) or {}).get(f.name) or ''
         lines.append(f'  {key}={default}'.ljust(34)+f'{possible_text(f)}'+(f': {meaning}' if meaning else ''))
