@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['InputError', 'nearest', 'check_choice', 'fail', 'sentence', 'show_warning', 'make_folder', 'write_whole',
-           'write_json', 'optional', 'peak_rss_mb', 'cpu_name', 'platform_text', 'keep_buffers', 'draws_bars']
+           'write_json', 'optional', 'peak_rss_mb', 'cpu_name', 'platform_text', 'keep_buffers', 'prepare', 'attempt',
+           'draws_bars']
 
 # %% ../nbs/core.ipynb #7ede4f73
-import ctypes, importlib, json, os, platform, sys, torch
+import ctypes, importlib, json, os, platform, sys, torch, warnings
 from difflib import get_close_matches
 from fastcore.imports import IN_NOTEBOOK
 from pathlib import Path
@@ -120,6 +121,24 @@ def keep_buffers()->bool:
         return False # another C library
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     return bool(mallopt(M_MMAP_THRESHOLD, 2**30) and mallopt(M_TRIM_THRESHOLD, 2**30))
+
+# %% ../nbs/core.ipynb #11592d0f
+def prepare():
+    "What every command does before it computes."
+    keep_buffers()
+    warnings.showwarning = show_warning
+
+def attempt(work, # () -> exit status
+            stopped:str='stopped by the keyboard.' # what is said then
+           )->int: # exit status
+    "Do the work of a command, with one sentence for what goes wrong. A mistake of ours keeps its traceback."
+    prepare()
+    try:
+        return work()
+    except (InputError, OSError) as e:
+        return fail(sentence(e))
+    except KeyboardInterrupt:
+        return fail(stopped)
 
 # %% ../nbs/core.ipynb #0ff90208
 def draws_bars(wanted:bool)->bool:

@@ -128,11 +128,14 @@ def meaning(kind, name:str)->str: # a dataclass of settings, one of its fields
 
 def help_lines(kind)->list: # a dataclass of settings -> lines of text
     "Every setting with its default, what is possible and what it means."
-    lines = []
+    lines, before = [], kind
     for key, f, of in walk(kind):
         if is_dataclass(f.default_factory):
             lines += ['', f.default_factory.__doc__]
             continue
+        if of is kind and before is not kind: # back from a group
+            lines += ['', kind.__doc__]
+        before = of
         default = 'null' if default_of(f) is None else default_of(f)
         words = ': '.join(w for w in (possible_text(f), meaning(of, f.name)) if w)
         lines.append(f'  {key}={default}'.ljust(34)+words)
