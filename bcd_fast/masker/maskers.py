@@ -172,7 +172,7 @@ def make_masker(name:str='fast', # one of `MASKERS`
 class ModelConfig:
     "`model`: the network that makes masks."
     name: str = setting('fast', choices=MASKERS) # which network
-    width: Optional[int] = setting( # channels of the first layer; 8 (small), 16 (fast), 32 (large), 64 (unet) by default
+    width: Optional[int] = setting( # channels of the first layer; 8 (small), 16 (fast), 32 (large), 64 (unet) if null
         None, least=4)
 
 def masker_of(m, # `ModelConfig`
