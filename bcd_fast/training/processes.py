@@ -68,7 +68,7 @@ def join(rank:int, n:int, port:int, cpu:bool):
 @dataclass
 class Schedule:
     "How every process fits."
-    epochs: int
+    epochs: int # how many
     lr: float # largest learning rate
     one_cycle: bool = True # False: a constant learning rate
     seed: int = 0 # of the run: batches and slices
