@@ -120,7 +120,8 @@ class Segmenter:
 def predict(self:Segmenter, images, # folder, file, list of files, or array
             probabilities:bool=False)->list: # of (H,W) bool masks, or of floats in [0,1]
     "A mask of each image, in its own size. Raises `InputError`."
-    found, bad = to_pictures(images, 'images', self.about['masker']['channels'], nodata=self.about['nodata'])
+    reading = Reading(self.about['masker']['channels'], self.about['nodata'])
+    found, bad = to_pictures(images, 'images', reading)
     if bad:
         raise InputError(NO_IMAGES['some'].format(n=len(bad), why=' '.join(bad[:3])))
     probs = predict_pictures(self.model, self.about, [p for _, p in found])

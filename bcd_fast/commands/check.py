@@ -353,7 +353,7 @@ def check_stage1(ds, seed:int)->tuple: # list of Finding, caption -> figure
                    'Object images on these grounds': cluster_grid(ds.objects.images, obj_c)}
 
 # %% ../../nbs/commands/00_check.ipynb #64638156
-def read_sets(path, reading:Reading # folder or table; how files become pictures
+def read_sets(path, reading:Reading=Reading() # folder or table; how files become pictures
              )->tuple: # what -> list of (number, Picture); messages about files left out
     "The pictures of both sets. Raises `InputError` when one has none."
     files, messages = find_files(path)
