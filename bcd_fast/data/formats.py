@@ -127,7 +127,7 @@ def array_pictures(a, # array or HDF5 data set
     return [finished(channels_first(v, axis), channels, nodata, f'{name}[{i}]') for i, v in enumerate(a)]
 
 def read_npy(path, channels, nodata, key)->list: # of Picture
-    "An array of NumPy, never a pickle."
+    "An array of NumPy; objects are refused."
     a = np.load(path, mmap_mode='r', allow_pickle=False)
     return array_pictures(a, channels, nodata, Path(path).name)
 
