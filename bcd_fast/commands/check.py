@@ -28,7 +28,7 @@ from ..backgrounds.clusters import make_clusters
 from ..backgrounds.selection import stability
 from ..backgrounds.assignment import assign_clusters
 from ..divergences.patches import PatchEBSW
-from ..drawing.figures import cluster_grid, mask_grid
+from ..drawing.figures import cluster_grid, strips
 from ..drawing.pages import Finding, by_level, html_page, listed, worst
 from ..training.batches import usable_clusters
 
@@ -375,8 +375,8 @@ def check_files(found, messages)->list: # of `read_sets` -> of Finding
 
 def check_windows(ds, seed:int=0)->tuple: # Dataset -> list of Finding, caption -> figure
     "The checks of what a training would see."
-    first = ds.objects.images[:10]
-    pictures = {'Object images': mask_grid(first, np.zeros((len(first),1,*first.shape[2:])), title=None),
+    rows = [('with an object', ds.objects.images[:10], 'gray'), ('without', ds.backgrounds.images[:10], 'gray')]
+    pictures = {'Both sets': strips(rows),
                 'Brightness of the margins': margin_figure(ds)}
     found, more = check_stage1(ds, seed)
     return [*check_margins(ds, seed=seed), *check_places(ds), *found], pictures|more

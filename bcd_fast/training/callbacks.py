@@ -12,6 +12,7 @@ from fastai.learner import Metric
 from fastcore.basics import patch
 from ..masker.compositing import composite, move, paste_blobs
 from ..masker.maskers import fill_nan
+from .losses import LOSS_PARTS
 
 # %% ../../nbs/training/03_callbacks.ipynb #f910b365
 def on_other_ground(x, m, # (B,C,H,W), (B,1,H,W) sources and their masks
@@ -65,7 +66,7 @@ class BCDCallback(Callback):
         if not self.training:
             return
         loss = self.loss_func
-        self.parts.append(torch.stack([loss.div, loss.bg, loss.cf, loss.obj]))
+        self.parts.append(torch.stack([getattr(loss, part) for part in LOSS_PARTS]))
         if loss.cf_weight:
             lowest = self.tight if loss.levels else None
             self.before = on_other_ground(self.yb[0], loss.mask, self.some, self.areas, lowest)
@@ -123,7 +124,7 @@ def load_state(self:BCDCallback, s:dict): # as `state` gives it
 class LossPart(Metric):
     "Mean of a part of `BCDLoss` over the validation batches."
     def __init__(self, part):
-        self.part = part # 'div', 'bg', 'cf' or 'obj'
+        self.part = part # one of `LOSS_PARTS`
     def reset(self):
         self.values = []
     def accumulate(self, learn):

@@ -23,6 +23,7 @@ from ..masker.maskers import ModelConfig, for_prediction, masker_of
 from ..drawing.figures import mask_grid
 from .batches import Batches, TargetClusterLoader, clusters_or_one
 from .losses import BCDLoss, SupervisedLoss
+from .optimizers import OPTIMIZERS
 from .callbacks import BCDCallback, LossPart, PooledIoU
 from .checkpoints import load_training, set_random_states
 
@@ -109,6 +110,6 @@ def bcd_learner(train, valid, # `Clustered` each: object images, backgrounds and
     dls = loaders(train, valid, batches, supervised, seed, device)
     cbs = [callback or BCDCallback(), *(kwargs.pop('cbs', None) or [])]
     learn = BCDLearner(dls, model.to(device), loss_func=loss, cbs=cbs,
-                       **dict(opt_func=Adam, lr=6e-3, wd=.01, metrics=default_metrics(valid)) | kwargs)
+                       **dict(opt_func=Adam, lr=OPTIMIZERS['adam'].lr, wd=.01, metrics=default_metrics(valid)) | kwargs)
     learn.recorder.smooth_loss = DeviceSmoothLoss()
     return learn

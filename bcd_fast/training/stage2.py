@@ -38,7 +38,7 @@ class TrainerConfig:
     accelerator: str = setting('auto', choices=('auto','cpu','gpu')) # what to train on
     processes: int = setting(1, least=1) # that share each step
     optimizer: str = setting('adam', choices=OPTIMIZERS) # which optimiser
-    lr: Optional[float] = setting(None, above=0) # largest learning rate; the optimiser's own by default
+    lr: Optional[float] = setting(None, above=0) # largest learning rate; null: the optimiser's own, 6e-3 of adam
     epochs: Optional[int] = setting(10, least=1) # null follows from the images and the machine
     steps: Optional[int] = setting(100, least=1, unit='batches') # an epoch; null for as many as there are object images
     # sources, backgrounds and targets in a batch; null follows from the images and the machine
