@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POSSIBLE', 'setting', 'group', 'walk', 'known_keys', 'default_of', 'choices_of', 'short', 'range_text', 'in_range',
-           'impossible', 'check_setting', 'value_at', 'check', 'type_name', 'possible_text', 'meaning', 'help_lines',
-           'items_of', 'given', 'takes', 'taken', 'check_taken']
+           'impossible', 'type_name', 'check_setting', 'value_at', 'check', 'possible_text', 'meaning', 'word_of',
+           'help_lines', 'items_of', 'given', 'takes', 'taken', 'check_taken']
 
 # %% ../nbs/settings.ipynb #8104322d
 import inspect
@@ -77,11 +77,21 @@ def impossible(key:str, value, why:str)->InputError: # dotted key, its value, wh
     "The error that says what a setting cannot be."
     return InputError(f'{key}={value} is not possible{why}')
 
+def type_name(f:Field)->str: # 'int', 'list of int'; with 'or null' where it may be left open
+    "The type of a setting as a user types it."
+    text = getattr(f.type, '__name__', str(f.type)) if isinstance(f.type, type) else str(f.type)
+    text = text.replace('typing.', '')
+    if text.startswith('Optional['):
+        return f'{text[9:-1]} or null'
+    return text.replace('List[', 'list of ').rstrip(']')
+
 def check_setting(key:str, value, f:Field): # dotted key, its value, its field
     "Raise `InputError` for a value that is not possible."
     choices = f.metadata.get('choices')
-    if value is None: # whether it may be null is part of its type
+    if value is None and 'or null' in type_name(f):
         return
+    if value is None and choices is None:
+        raise impossible(key, value, ': it may not be null.')
     if choices is not None and value not in choices:
         raise impossible(key, value, f'.{nearest(value, choices)}')
     said = range_text(f.metadata)
@@ -105,14 +115,6 @@ def check(settings, kind): # composed settings, the dataclass that declares them
     return settings
 
 # %% ../nbs/settings.ipynb #0695c4c4
-def type_name(f:Field)->str: # 'int', 'list of int'; with 'or null' where it may be left open
-    "The type of a setting as a user types it."
-    text = getattr(f.type, '__name__', str(f.type)) if isinstance(f.type, type) else str(f.type)
-    text = text.replace('typing.', '')
-    if text.startswith('Optional['):
-        return f'{text[9:-1]} or null'
-    return text.replace('List[', 'list of ').rstrip(']')
-
 def possible_text(f:Field)->str:
     "Type, choices or range, and unit of a setting."
     choices = f.metadata.get('choices')
@@ -126,6 +128,12 @@ def meaning(kind, name:str)->str: # a dataclass of settings, one of its fields
     said = ((docments(c) or {}).get(name) for c in kind.__mro__ if is_dataclass(c))
     return next((s for s in said if s), '')
 
+def word_of(value)->str:
+    "A value as it is typed on the command line."
+    if value is None or isinstance(value, bool):
+        return 'null' if value is None else str(value).lower()
+    return str(value)
+
 def help_lines(kind)->list: # a dataclass of settings -> lines of text
     "Every setting with its default, what is possible and what it means."
     lines, before = [], kind
@@ -136,7 +144,7 @@ def help_lines(kind)->list: # a dataclass of settings -> lines of text
         if of is kind and before is not kind: # back from a group
             lines += ['', kind.__doc__]
         before = of
-        default = 'null' if default_of(f) is None else default_of(f)
+        default = word_of(default_of(f))
         words = ': '.join(w for w in (possible_text(f), meaning(of, f.name)) if w)
         lines.append(f'  {key}={default}'.ljust(34)+words)
     return lines

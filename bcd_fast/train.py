@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['USAGE', 'ONE_FOLDER', 'HYDRA', 'WITH_VALUE', 'QUICK', 'DEMO', 'help_text', 'go_on', 'reported', 'resume',
-           'search_or_fail', 'task', 'flags_of', 'start_hydra', 'check_words', 'main', 'bcd_train', 'bcd_demo',
-           'bcd_eval']
+           'search_or_fail', 'task', 'flags_of', 'sweep_folder', 'start_hydra', 'check_words', 'main', 'bcd_train',
+           'bcd_demo', 'bcd_eval']
 
 # %% ../nbs/train.ipynb #47e2c04f
 # first, since torch reads it when it is loaded
@@ -16,7 +16,8 @@ from pathlib import Path
 from .core import InputError, fail, prepare, sentence
 from .settings import help_lines
 from .experiments.configs import Config, check_config
-from .experiments.catalogue import GROUPS, WHOLE, check_overrides, compose_config, with_experiment
+from .experiments.catalogue import GROUPS, WHOLE, check_meaning, check_overrides
+from .experiments.catalogue import compose_config, with_experiment
 from .experiments.runs import evaluate_run, report, resume_run, run_experiment
 from .experiments.search import search_settings
 
@@ -24,7 +25,7 @@ from .experiments.search import search_settings
 USAGE = '''bcd_train [experiment=NAME] [GROUP=CHOICE ...] [KEY=VALUE ...]
 bcd_train --resume RUN       goes on with an interrupted run
 bcd_train --multirun ...     several values of a key, separated by commas: a run for each
-bcd_train --cfg job ...      prints the settings of a run and ends'''
+bcd_train --cfg job ...      prints the settings of a run, those of its experiment and size included, and ends'''
 
 def help_text()->str:
     "What `bcd_train --help` prints."
@@ -68,13 +69,12 @@ def task(cfg):
     here = HydraConfig.get()
     name, folder = here.runtime.choices.experiment, here.runtime.output_dir
     def run():
-        return run_experiment(check_config(cfg), name, folder)
+        return run_experiment(check_meaning(check_config(cfg), here.overrides.task), name, folder)
     status = reported(run, folder) if cfg.hparams_search.name=='none' else search_or_fail(cfg, folder)
     if status:
         sys.exit(status)
 
 HYDRA = {'hydra.run.dir': '${out}/${hydra:runtime.choices.experiment}/${now:%Y-%m-%d_%H-%M-%S-%f}',
-         'hydra.sweep.dir': '${out}/${hydra:runtime.choices.experiment}',
          'hydra.sweep.subdir': '${now:%Y-%m-%d_%H-%M-%S}_${hydra:job.num}',
          'hydra.output_subdir': 'null', 'hydra/job_logging': 'disabled', 'hydra/hydra_logging': 'disabled'}
 
@@ -85,12 +85,18 @@ def flags_of(words)->list: # of the command line
     "Which words are for Hydra itself: flags and their values."
     return [i for i, w in enumerate(words) if w.startswith('-') or (i and words[i-1] in WITH_VALUE)]
 
+def sweep_folder(overrides)->str: # key=value words
+    "Where the runs of `--multirun` go; Hydra asks before it knows the experiment."
+    typed = dict(w.split('=', 1) for w in overrides if '=' in w)
+    name = typed.get('experiment', 'demo')
+    return f'{typed.get("out", Config().out)}/{"several" if "," in name else name}'
+
 def start_hydra(words)->int: # of the command line -> exit status
     "Hand the words to Hydra, with our settings of it."
     flags = flags_of(words)
     overrides = [w for i, w in enumerate(words) if i not in flags]
     given = {w.split('=')[0] for w in overrides}
-    ours = [f'{k}={v}' for k, v in HYDRA.items() if k not in given]
+    ours = [f'{k}={v}' for k, v in (HYDRA|{'hydra.sweep.dir': sweep_folder(overrides)}).items() if k not in given]
     # all overrides side by side: argparse takes one run of them
     sys.argv = ['bcd_train', *overrides, *ours, *(words[i] for i in flags)]
     try:

@@ -16,7 +16,7 @@ from torch import nn
 from typing import List, NamedTuple, Optional
 from .. import __version__
 from ..core import check_choice, draws_bars
-from ..settings import check_taken, given, setting, takes
+from ..settings import check_taken, given, items_of, setting, takes
 from ..data.images import PARTS, BackgroundImages, ObjectImages
 from .encoders import Autoencoder, Training, describe, train_encoder
 from .deep import DeepAutoencoder
@@ -65,10 +65,11 @@ def encoder_takes(kind)->list: # one of `ENCODERS` -> names of settings
     "What an encoder and its training can be told."
     return [*takes(kind), *takes(Training), *takes(kind.loader)]
 
-def check_encoder(e): # `EncoderConfig`
+def check_encoder(e): # `EncoderConfig`, or a dict of some of it
     "Raise `InputError` for a setting that means nothing to this encoder."
-    check_choice('encoder', e.name, ENCODERS)
-    check_taken(encoder_takes(ENCODERS[e.name]), e, EncoderConfig, 'encoder')
+    name = dict(items_of(e))['name']
+    check_choice('encoder', name, ENCODERS)
+    check_taken(encoder_takes(ENCODERS[name]), e, EncoderConfig, 'encoder')
 
 # %% ../../nbs/backgrounds/06_stage1.ipynb #ef9250c4
 class Clustered(NamedTuple):

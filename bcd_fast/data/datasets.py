@@ -13,7 +13,7 @@ import numpy as np
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Optional
-from ..core import InputError
+from ..core import InputError, nearest
 from ..settings import check_taken, setting, taken, takes
 from .images import Dataset, ObjectImages
 from .normalisation import NORMALISATIONS
@@ -220,6 +220,10 @@ def load_dataset(name:str='digits', # one of `DATASETS`
                  **settings # others of `DataConfig`
                 )->Dataset:
     "Make or read a data set. Raises `InputError` when a path is missing or wrong."
+    unknown = set(settings)-set(takes(DataConfig))
+    if unknown:
+        key = min(unknown)
+        raise InputError(f'data.{key} is no setting.{nearest(key, takes(DataConfig))}')
     return load_data(DataConfig(name, path, **settings))
 
 # %% ../../nbs/data/12_datasets.ipynb #783a4ca1

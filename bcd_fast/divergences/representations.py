@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['SPREADS', 'SAMPLE_DIVERGENCES', 'DIVERGENCES', 'REPRESENTATIONS', 'FIXED', 'some_rows', 'Pixels', 'Patches',
-           'Features', 'spread', 'On', 'class_of', 'representation_of', 'DivergenceConfig', 'check_divergence',
-           'divergence_of', 'make_divergence']
+           'Features', 'spread', 'On', 'class_of', 'representation_of', 'DivergenceConfig', 'check_named',
+           'check_known', 'check_divergence', 'make_divergence', 'divergence_of']
 
 # %% ../../nbs/divergences/05_representations.ipynb #2bfd14e1
 import torch, torch.nn as nn, torch.nn.functional as F
 from dataclasses import dataclass
 from typing import Optional
 from ..core import InputError, check_choice
-from ..settings import check_taken, setting, taken, takes
+from ..settings import check_taken, given, setting, taken, takes
 from .sliced import SCALES, EnergyBasedSW, SlicedWasserstein
 from .patches import PatchEBSW
 from .learned import DistributionalSW, MaxSlicedWasserstein
@@ -130,33 +130,42 @@ class DivergenceConfig:
 FIXED = ('divergence=patch_ebsw works on patches and normalises each slice: '
          'leave divergence.on and divergence.normalise alone, or use divergence=ebsw.')
 
+def check_named(name, on=None, normalise=None): # as for `make_divergence`
+    "Raise `InputError` for unknown names and for what does not go together."
+    check_choice('divergence', name, DIVERGENCES)
+    if on is not None:
+        check_choice('divergence.on', on, REPRESENTATIONS)
+    if name=='patch_ebsw' and (on not in (None,'patches') or normalise is False):
+        raise InputError(FIXED)
+
+def check_known(name:str, settings): # one of `DIVERGENCES`, its settings
+    "Raise `InputError` for settings that mean nothing to this divergence."
+    known = takes(class_of(name))
+    check_taken(known, settings, DivergenceConfig, 'divergence', f'it knows {", ".join(known)}.')
+
 def check_divergence(d): # `DivergenceConfig`
     "Raise `InputError` for unknown names and for settings that mean nothing to this divergence."
-    check_choice('divergence', d.name, DIVERGENCES)
-    if d.on is not None:
-        check_choice('divergence.on', d.on, REPRESENTATIONS)
-    if d.name=='patch_ebsw' and (d.on not in (None,'patches') or d.normalise is False):
-        raise InputError(FIXED)
-    known = takes(class_of(d.name))
-    check_taken(known, d, DivergenceConfig, 'divergence', f'it knows {", ".join(known)}.')
+    check_named(d.name, d.on, d.normalise)
+    check_known(d.name, d)
 
 # %% ../../nbs/divergences/05_representations.ipynb #c531a2c6
+def make_divergence(name:str='patch_ebsw', # one of `DIVERGENCES`
+                    on:str=None, # one of `REPRESENTATIONS`; pixels by default
+                    features=None, # (B,C,H,W) -> (B,D,h,w), for on='features'
+                    normalise:bool=None, # divide by the targets' spread; yes by default
+                    **settings # of the divergence
+                   )->nn.Module: # two image batches -> scalar
+    "A divergence between image batches. Raises `InputError` for names and settings that do not exist."
+    check_named(name, on, normalise)
+    check_known(name, dict(settings, name=name))
+    divergence = class_of(name)(**given(settings))
+    if name=='patch_ebsw':
+        return divergence
+    return On(divergence, representation_of(on, features), SAMPLE_DIVERGENCES[name][1], normalise is not False)
+
 def divergence_of(d, # `DivergenceConfig`
                   features=None # (B,C,H,W) -> (B,D,h,w), for on='features'
                  )->nn.Module: # two image batches -> scalar
     "The divergence of the settings. Raises `InputError` for names and settings that do not exist."
     check_divergence(d)
-    kind = class_of(d.name)
-    divergence = kind(**taken(kind, d))
-    if d.name=='patch_ebsw':
-        return divergence
-    unit = SAMPLE_DIVERGENCES[d.name][1]
-    return On(divergence, representation_of(d.on, features), unit, d.normalise is not False)
-
-def make_divergence(name:str='patch_ebsw', # one of `DIVERGENCES`
-                    on:str=None, # one of `REPRESENTATIONS`; pixels by default
-                    features=None, # (B,C,H,W) -> (B,D,h,w), for on='features'
-                    **settings # others of `DivergenceConfig`
-                   )->nn.Module: # two image batches -> scalar
-    "A divergence between image batches. Raises `InputError` for names and settings that do not exist."
-    return divergence_of(DivergenceConfig(name, on, **settings), features)
+    return make_divergence(d.name, d.on, features, d.normalise, **taken(class_of(d.name), d))

@@ -6,7 +6,7 @@
 __all__ = ['EXPERIMENTS', 'SMALL', 'PAPER', 'SIZES', 'OF_PAPER', 'RECIPES', 'VIEWS', 'WITHOUT_MASKS', 'RECIPE_OF',
            'SMALL_OBJECTS', 'GROUPS', 'UNNAMED', 'START', 'WHOLE', 'experiment', 'budget', 'stage1_epochs',
            'stage2_epochs', 'small_epochs', 'named', 'defaults', 'everywhere', 'register', 'no_setting', 'check_word',
-           'check_overrides', 'with_experiment', 'check_meaning', 'compose_config']
+           'check_overrides', 'with_experiment', 'check_meaning', 'typed_keys', 'compose_config']
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #ea920252
 from hydra import compose, initialize
@@ -207,12 +207,17 @@ def with_experiment(words)->list: # of the command line
     own = 'data=folder' in words and not any(w.startswith('experiment=') for w in words)
     return ['experiment=folder', *words] if own else list(words)
 
-def check_meaning(cfg): # composed settings
+def check_meaning(cfg, words): # composed settings, as typed
     "Raise `InputError` for a setting that was changed and means nothing to what its group has chosen; returns `cfg`."
     check_data(cfg.data)
-    check_encoder(cfg.encoder)
-    check_divergence(cfg.divergence)
+    check_encoder({k: v for k, v in cfg.encoder.items() if k=='name' or f'encoder.{k}' in typed_keys(words)})
+    if cfg.stage==2 and not cfg.supervised: # else there is no divergence
+        check_divergence(cfg.divergence)
     return cfg
+
+def typed_keys(words)->list: # of the command line -> dotted keys
+    "The settings that a user gave; others come from experiments and recipes."
+    return [w.lstrip('+~').split('=')[0] for w in words]
 
 def compose_config(words=()): # 'key=value' words of the command line
     "The settings of a run, checked. Raises `InputError`."
@@ -223,4 +228,4 @@ def compose_config(words=()): # 'key=value' words of the command line
             cfg = compose('bcd', list(words))
     except (HydraException, OmegaConfBaseException) as e:
         raise InputError(' '.join(str(e).split())) from e
-    return check_meaning(check_config(cfg))
+    return check_meaning(check_config(cfg), words)
