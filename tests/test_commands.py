@@ -180,7 +180,7 @@ def test_supervised_bound(train, tmp_path):
 
 def test_several_runs(run, tmp_path):
     "One run for each seed, beside each other."
-    words = ['data.n_objects=60', 'data.n_backgrounds=60', 'encoder.epochs=1', 'encoder.steps=3', 'cluster.k=2', 'bar=false']
-    status, out, err = run('bcd_train', '--multirun', 'seed=0,1', 'stage=1', *words)
+    words = ['data.n_objects=60', 'data.n_backgrounds=60', 'encoder.epochs=1', 'encoder.steps=3', 'cluster.k=2']
+    status, out, err = run('bcd_train', '--multirun', 'seed=0,1', 'stage=1', 'bar=false', *words)
     assert status == 0, err
     assert sorted(p.parent.name[-1] for p in (tmp_path/'runs/demo').glob('*/metrics.json')) == ['0', '1']
