@@ -309,9 +309,8 @@ def predict_folder(model_dir, # folder with model.json and model.safetensors
                    nodata:float=None, # value of pixels without data, the model's own by default
                    key:str=None, # HDF5: name of the data set
                    say=lambda done, of: None # called after each file
-                  )->dict: # `written` pictures, `skipped` files, `unreadable` (messages), `seconds`, `megapixels`
-    """Masks of all readable images; what an earlier run has made is left out.
-    Raises `InputError` on a wrong path; unreadable files are listed instead."""
+                  )->dict: # `written` pictures, `skipped` files, `unreadable` files (messages), `seconds`, `megapixels`
+    "Masks of all readable images, without those of an earlier run. Raises `InputError` on a wrong path."
     (model, about), start = load_model(model_dir), time.perf_counter()
     paths, out = check_paths(images, out, write)
     to = Writing(out, threshold or about['threshold'], tuple(write), about['normalisation'])
