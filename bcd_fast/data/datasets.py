@@ -16,6 +16,7 @@ from typing import Optional
 from ..core import InputError, nearest
 from ..settings import check_taken, setting, taken, takes
 from .images import Dataset, ObjectImages
+from .formats import MOST_BANDS
 from .normalisation import NORMALISATIONS
 from .folders import FITS, Reading, Windows, read_folder
 from .textures import embedded_textures, read_textures
@@ -45,7 +46,8 @@ class DataConfig:
                                   otherwise='leave it out, or use data=regions.')
     crop: int = setting(128, least=16, # shipwrecks, regions: side of the crops that are resized to `size`
                         unit='pixels', general=True)
-    channels: int = setting(1, choices=(1,3), general=True) # folder: 1 gray, 3 colour
+    channels: Optional[int] = setting(None, least=1, most=MOST_BANDS, # folder: 1 gray, 3 colour, or a number of bands;
+                                      general=True) # null: what the files hold
     normalise: str = setting('auto', # folder: any; shipwrecks, regions: auto or local
                              choices=('auto', *NORMALISATIONS))
     nodata: Optional[float] = setting(None) # folder: value of pixels without data
@@ -183,7 +185,7 @@ def birds(path=None, # folder of CUB-200-2011; shapes on photographs without it
 # %% ../../nbs/data/12_datasets.ipynb #1483fd72
 def images_of_folder(path=None, # folder with objects/ and backgrounds/, perhaps masks/
                      size=64, # side of the windows, pixels
-                     channels=1, # 1 gray, 3 colour
+                     channels=None, # 1 gray, 3 colour, or a number of bands; None: what the files hold
                      normalise='auto', # one of `NORMALISATIONS`, or auto
                      nodata=None, # value of pixels without data
                      key=None, # data set in HDF5 files

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'TABLE_SAYS', 'FITS', 'DATASET_SAYS', 'list_files', 'read_rows', 'read_table', 'find_masks', 'find_files',
-           'Reading', 'read_files', 'Windows', 'square', 'resized', 'target_size', 'grid_starts', 'grid_windows',
-           'filled', 'normalised', 'true_mask', 'cut_windows', 'stacked_valid', 'stack_windows', 'check_kinds',
-           'one_scale', 'pictures_dataset', 'read_masks', 'read_folder']
+           'Reading', 'read_files', 'same_channels', 'Windows', 'square', 'resized', 'target_size', 'grid_starts',
+           'grid_windows', 'filled', 'normalised', 'true_mask', 'cut_windows', 'stacked_valid', 'stack_windows',
+           'check_kinds', 'about_pictures', 'one_scale', 'pictures_dataset', 'read_masks', 'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 from ..core import InputError, check_choice
 from .images import BackgroundImages, Dataset, ObjectImages
-from .formats import SUFFIXES, Picture, read_pictures
-from .normalisation import Normalisation, fit_normalisation
+from .formats import SUFFIXES, Picture, all_gray, channels_of, read_pictures, with_channels
+from .normalisation import BITS, Normalisation, fit_normalisation, pictures_line
 
 # %% ../../nbs/data/03_folders.ipynb #959132f5
 def list_files(folder, # path of a folder
@@ -88,7 +88,7 @@ def find_files(path)->tuple: # dict of objects, backgrounds, masks -> paths; mes
 @dataclass(frozen=True)
 class Reading:
     "How files become pictures."
-    channels: int = 1 # 1 gray, 3 colour
+    channels: int = None # 1 gray, 3 colour, or the number of bands; None: what all files of both piles need
     nodata: float = None # value of pixels without data; the file's own by default
     key: str = None # HDF5: name of the data set
 
@@ -103,6 +103,17 @@ def read_files(paths, # of picture files
         except InputError as e:
             bad.append(str(e))
     return good, bad
+
+# %% ../../nbs/data/03_folders.ipynb #287e6f16
+def same_channels(found:dict, # objects, backgrounds -> (number of the file, Picture)
+                  where:str, # what messages call it
+                  reading:Reading=Reading() # how they were read
+                 )->dict: # the same, all of one number of channels
+    "The pictures of both piles with the channels of their set. Raises `InputError` where they cannot go together."
+    if reading.channels:
+        return found
+    n = channels_of((replace(p, name=f'{what}/{p.name}') for what, f in found.items() for _, p in f), where)
+    return {what: [(i, with_channels(p, n)) for i, p in pictures] for what, pictures in found.items()}
 
 # %% ../../nbs/data/03_folders.ipynb #a76edaa7
 FITS = 'scale','each'
@@ -238,14 +249,22 @@ def stack_windows(found, # list of (number of the file, Picture)
 # %% ../../nbs/data/03_folders.ipynb #1f2efaf3
 DATASET_SAYS = dict(
     masks='{where}: {n} masks for {objects} object images: expected one for each, or none.',
-    mixed='{where}: pictures of {kinds} are mixed: bring all to one kind of numbers.',
+    mixed='{where}: pictures of {kinds} are mixed: bring all to one kind of numbers, or take those of one sensor.',
     few='{where}: {what} give {n} readable image(s): at least {least} are needed, and hundreds to learn from.{said}')
 
 def check_kinds(pictures, where:str): # of `Picture`, what messages call them
     "Raise `InputError` when bytes and other numbers are mixed."
-    kinds = {str(p.values.dtype) for p in pictures}
-    if kinds!={'uint8'} and 'uint8' in kinds:
-        raise InputError(DATASET_SAYS['mixed'].format(where=where, kinds=' and '.join(sorted(kinds))))
+    kinds = {str(p.values.dtype): p.name for p in reversed(pictures)}
+    if set(kinds)!={'uint8'} and 'uint8' in kinds:
+        said = ' and '.join(f'{BITS.get(k, k)} ({name})' for k, name in sorted(kinds.items()))
+        raise InputError(DATASET_SAYS['mixed'].format(where=where, kinds=said))
+
+def about_pictures(pictures, how:Normalisation)->str: # of `Picture`
+    "The line about them."
+    channels, gray = len(pictures[0].values), 0
+    if channels==3:
+        gray = sum(all_gray(p.values) for p in pictures)
+    return pictures_line(channels, {str(p.values.dtype) for p in pictures}, how, gray if gray<len(pictures) else 0)
 
 def one_scale(objects, windows:Windows): # of `Picture` -> float, or None where each picture has a factor of its own
     "The factor that brings the shorter side of the median object picture to the size of a window."
@@ -276,7 +295,8 @@ def pictures_dataset(found:dict, # objects, backgrounds, perhaps a mask for each
                                                         least=windows.least, said=''.join(f' {m}' for m in bad[:3])))
     parts['backgrounds'].pop('masks')
     return Dataset('folder', ObjectImages(**parts['objects']), BackgroundImages(**parts['backgrounds']),
-                   unreadable=list(bad), source=where, normalisation=how, scale=scale)
+                   unreadable=list(bad), source=where, normalisation=how, scale=scale,
+                   pictures=about_pictures(objects+backgrounds, how))
 
 # %% ../../nbs/data/03_folders.ipynb #bb577399
 def read_masks(paths, # a mask for each file, or none
@@ -285,7 +305,7 @@ def read_masks(paths, # a mask for each file, or none
     "True masks, for scores only; none at all unless every picture has one."
     if not paths:
         return [], []
-    good, bad = read_files([paths[i] for i in dict.fromkeys(i for i, _ in found)])
+    good, bad = read_files([paths[i] for i in dict.fromkeys(i for i, _ in found)], Reading(channels=1))
     if bad:
         return [], bad
     if len(good)!=len(found):
@@ -306,6 +326,7 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
         if not found[what]:
             said = ''.join(' '+m for m in bad[:3])
             raise InputError(f'{folder}: none of the {len(files[what])} files of {what} can be read.{said}')
+    found = same_channels(found, str(folder), reading)
     masks, more = read_masks(files['masks'], found['objects'])
     bad += more
     ds = pictures_dataset(found|dict(masks=list(enumerate(masks))), str(folder), windows, bad)

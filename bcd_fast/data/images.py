@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LARGEST', 'IMAGE_SUFFIXES', 'BackgroundImages', 'ObjectImages', 'split_indices', 'Scene', 'Dataset',
-           'to_unit', 'to_device', 'smooth_noise', 'list_images', 'read_image', 'read_images']
+           'to_unit', 'to_device', 'visible', 'smooth_noise', 'list_images', 'read_image', 'read_images']
 
 # %% ../../nbs/data/00_images.ipynb #c261f4ad
 import hashlib, numpy as np, torch
@@ -71,6 +71,7 @@ class Dataset:
     source: str = '' # a sentence for reports: which files, or which stand-in
     normalisation: object = None # `Normalisation` that made [0,1] of the files' numbers; None: of bytes
     scale: float = 1. # pixels of `images` for one of the files; None where each picture has its own
+    pictures: str = '' # a line about channels, bits and normalisation, where pictures came from files
     def indices(self, what:str='objects')->dict: # 'objects' or 'backgrounds' -> part -> (M,) integers
         "Which images belong to which part."
         d = getattr(self, what)
@@ -106,6 +107,12 @@ def to_device(values, # array or tensor
     if torch.device(device or 'cpu').type!='cuda':
         return torch.as_tensor(values, device=device)
     return torch.as_tensor(values).pin_memory().to(device, non_blocking=True)
+
+# %% ../../nbs/data/00_images.ipynb #d0c87a69
+def visible(images, # (...,C,H,W) array or tensor
+           ): # (...,1,H,W) or (...,3,H,W) of the same
+    "The bands that can be drawn."
+    return images[..., :3 if images.shape[-3]>=3 else 1, :, :]
 
 # %% ../../nbs/data/00_images.ipynb #e156972d
 def smooth_noise(n:int, channels:int, # how many, of how many channels

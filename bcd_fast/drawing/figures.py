@@ -14,7 +14,7 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from pathlib import Path
 from ..core import write_whole
-from ..data.images import to_unit
+from ..data.images import to_unit, visible
 from ..masker.compositing import composite
 
 # %% ../../nbs/drawing/00_figures.ipynb #ad2ec798
@@ -41,8 +41,8 @@ def unit(images, # (...,H,W) uint8, or floats in [0,1]
 def strip(images, # (n,C,H,W) as for `unit`
           n:int=None # cells: empty ones follow
          )->np.ndarray: # (H,W') gray, or (H,W',3); NaN where there is nothing
-    "Images side by side, a thirtieth of a cell between them."
-    x = unit(images)
+    "Images side by side, a thirtieth of a cell between them; of several bands what a screen can show."
+    x = unit(visible(images))
     gap = max(1, x.shape[-1]//30)
     x = torch.nn.functional.pad(x, (0, gap, 0, 0, 0, 0, 0, max(0, (n or 0)-len(x))), value=np.nan)
     wide = x.permute(2, 0, 3, 1).flatten(1, 2)[:,:-gap].numpy()

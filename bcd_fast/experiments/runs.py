@@ -164,6 +164,8 @@ def data_of_run(cfg, say, # settings, where messages go
         say(SAY['left_out'].format(message=message))
     numbers = dict(objects=len(ds.objects), backgrounds=len(ds.backgrounds))
     say(SAY['data'].format(**numbers, size=cfg.data.size, source=ds.source))
+    if ds.pictures:
+        say(ds.pictures)
     if chosen:
         say(SAY['chosen'].format(words=' '.join(f'{k}={v}' for k, v in chosen.items())))
     return cfg, ds

@@ -66,6 +66,7 @@ SAY = {
     'field': '{path}: field {name} should be a {kind}, found {found!r}.',
     'threshold': '{path}: threshold {found} is not between 0 and 1.',
     'scale': '{path}: scale {found} is not a positive number.',
+    'bands': '{path}: the normalisation has {found} bands, and the masker {channels} channels.',
     'size': f'{{path}}: size {{found}} is not between 16 and {2**14}.',
     'masker': '{path}: masker {found} is not an architecture of this version.',
     'unread': '{path} cannot be read ({found}).',
@@ -132,8 +133,10 @@ def read_weights(path, sha256:str)->bytes: # of a `model.safetensors`, the sum i
 def load_model(folder)->tuple: # masker in evaluation mode, contents of model.json
     "Rebuild a masker from its folder. Raises `InputError` when a file, a field or a shape is not as it should be."
     about, path = read_about(folder), Path(folder)/'model.safetensors'
-    config = about['masker']
+    config, bands = about['masker'], about['normalisation'].bands
     check_architecture(config, folder)
+    if bands not in (1, config['channels']):
+        raise wrong('bands', path.with_name('model.json'), bands, channels=config['channels'])
     weights, model = read_weights(path, about['sha256']), make_masker(**config)
     try:
         model.load_state_dict(load(weights))

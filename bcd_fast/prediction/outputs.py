@@ -12,6 +12,7 @@ import numpy as np, tifffile
 from pathlib import Path
 from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
+from ..data.images import visible
 from ..data.formats import TIFF_SUFFIXES
 
 # %% ../../nbs/prediction/02_outputs.ipynb #1f22621b
@@ -160,7 +161,8 @@ def geojson(mask, # (H,W) bool
 def overlay(image, # (C,H,W) floats in [0,1], NaN where there is no data
             mask, # (H,W) bool
             colour:tuple=(255,190,0))->np.ndarray: # (H,W,3) uint8
-    "The image with the outline of its mask, and a light tint inside."
+    "The image with the outline of its mask, and a light tint inside; of several bands what a screen can show."
+    image = visible(image)
     a = 255*np.nan_to_num(np.repeat(image, 3, 0) if len(image)==1 else image).transpose(1, 2, 0)
     inside, c = mask[...,None], np.array(colour, float)
     a = np.where(inside, .8*a+.2*c, a)

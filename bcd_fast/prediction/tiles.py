@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 from ..core import InputError
-from ..data.formats import TIFF_SUFFIXES, Picture, finished, read_pictures, tiff_nodata, tiff_pages
+from ..data.formats import (
+    TIFF_SUFFIXES, Picture, declared_opacity, finished, read_pictures, tiff_nodata, tiff_pages, without_opacity)
 from ..data.normalisation import Normalisation
 from ..data.folders import filled, resized
 from ..masker.maskers import for_prediction
@@ -94,6 +95,7 @@ class WholeImage:
 
 # %% ../../nbs/prediction/01_tiles.ipynb #dd6d21a5
 SAY = dict(size='{name}: its pieces have no size: replace or remove the file.',
+           sensor='{name}: {why}: the model was trained on pictures of another sensor.',
            piece='{name}: piece {i} of {n} cannot be decoded ({why}): replace or remove the file.',
            rows='{name}: rows {a} to {b} cannot be decoded ({why}): replace or remove the file.')
 
@@ -108,19 +110,27 @@ def piece_size(page)->tuple: # page of tifffile -> height, width in pixels
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 class TiffRows:
-    "Rows of a page of a TIFF file, decoded as they are asked for. Raises `InputError` for a page without pixels."
-    def __init__(self, page, channels:int, nodata:float, name:str):
-        self.page, self.channels, self.name = page, channels, name
+    "Rows of a page of a TIFF file, decoded as they are asked for. Raises `InputError` for a page that cannot be used."
+    def __init__(self, page, channels:int, nodata:float, name:str): # None: all that is not called opacity
+        self.page, self.name = page, name
+        self.channels = channels or page.samplesperpixel-len(declared_opacity(page))
         self.shape = page.imagelength, page.imagewidth
         self.nodata = tiff_nodata(page) if nodata is None else nodata
         self.height, self.width = piece_size(page)
         if 0 in (*self.shape, self.height, self.width):
             raise InputError(SAY['size'].format(name=name))
+        try:
+            self.picture(np.zeros((page.samplesperpixel,1,1), page.dtype))
+        except ValueError as e:
+            raise InputError(SAY['sensor'].format(name=name, why=in_short(e))) from e
+    def picture(self, values)->Picture: # (samples,h,w)
+        "Rows as the masker wants them. Raises `ValueError` for other channels."
+        bands, alpha = without_opacity(values, self.page, self.channels)
+        return finished(bands, self.channels, self.nodata, self.name, alpha, empty_ok=True)
     def rows(self, a:int, b:int)->Picture:
         "Rows `a` to `b`. Raises `InputError` when the file is damaged there."
         try:
-            values = self.decoded(a, b).transpose(2, 0, 1)
-            return finished(values, self.channels, self.nodata, self.name, empty_ok=True)
+            return self.picture(self.decoded(a, b))
         except InputError:
             raise
         except (IndexError, ValueError, TypeError) as e:
@@ -128,7 +138,7 @@ class TiffRows:
 
 # %% ../../nbs/prediction/01_tiles.ipynb #c8719076
 @patch
-def segment(self:TiffRows, i:int)->tuple: # number of a strip or tile -> row, column, array (h,w,samples)
+def segment(self:TiffRows, i:int)->tuple: # number of a strip or tile -> plane, row, column, array (h,w,samples)
     "One decoded strip or tile and its place. Raises `InputError`."
     p, f, n = self.page, self.page.parent.filehandle, len(self.page.dataoffsets)
     f.seek(p.dataoffsets[i])
@@ -138,19 +148,27 @@ def segment(self:TiffRows, i:int)->tuple: # number of a strip or tile -> row, co
     except Exception as e:
         raise InputError(SAY['piece'].format(name=self.name, i=i+1, n=n, why=in_short(e))) from e
     data = np.zeros(shape, p.dtype) if data is None else data
-    return at[2], at[3], data[0, :shape[1], :shape[2]]
+    return at[0], at[2], at[3], data[0, :shape[1], :shape[2]]
 
 @patch
-def decoded(self:TiffRows, a:int, b:int)->np.ndarray: # (b-a,W,samples)
+def pieces(self:TiffRows, a:int, b:int): # rows; yields numbers of strips or tiles
+    "The pieces that rows touch, of all planes."
+    across, down = -(-self.shape[1]//self.width), -(-self.shape[0]//self.height)
+    first, last = a//self.height, min(-(-b//self.height), down)
+    planes = self.page.samplesperpixel if self.page.planarconfig==2 else 1
+    for plane in range(planes):
+        start = plane*across*down
+        yield from range(start+first*across, min(start+last*across, len(self.page.dataoffsets)))
+
+@patch
+def decoded(self:TiffRows, a:int, b:int)->np.ndarray: # (samples,b-a,W)
     "Rows as they are stored."
-    across = -(-self.shape[1]//self.width)
-    first, last = a//self.height, -(-b//self.height)
-    out = np.zeros((b-a, self.shape[1], self.page.samplesperpixel), self.page.dtype)
-    for i in range(first*across, min(last*across, len(self.page.dataoffsets))):
-        r, c, d = self.segment(i)
+    out = np.zeros((self.page.samplesperpixel, b-a, self.shape[1]), self.page.dtype)
+    for i in self.pieces(a, b):
+        plane, r, c, d = self.segment(i)
         top, end = max(a, r), min(b, r+len(d))
-        d = d[:, :self.shape[1]-c] # tiles reach over the border
-        out[top-a:end-a, c:c+d.shape[1]] = d[top-r:end-r]
+        d = d[:, :self.shape[1]-c].transpose(2, 0, 1) # tiles reach over the border
+        out[plane:plane+len(d), top-a:end-a, c:c+d.shape[2]] = d[:, top-r:end-r]
     return out
 
 # %% ../../nbs/prediction/01_tiles.ipynb #60655bee
@@ -158,9 +176,8 @@ SMALL = 2**24 # pixels of a file that is read whole
 
 def by_rows(page)->bool: # page of tifffile
     "Whether a TIFF page is large and simple enough to be read in bands."
-    together = page.samplesperpixel==1 or page.planarconfig==1 # not plane by plane
     flat = not page.is_subsampled and page.imagedepth==1
-    return page.imagewidth*page.imagelength>SMALL and page.photometric in (1,2) and together and flat
+    return page.imagewidth*page.imagelength>SMALL and page.photometric in (1,2) and flat
 
 def open_tiff(path:Path)->tuple: # -> open file or None, its pages
     "A TIFF and its pages; nothing where it is damaged: who reads it whole says what is wrong."
@@ -171,7 +188,7 @@ def open_tiff(path:Path)->tuple: # -> open file or None, its pages
         return None, []
 
 @contextmanager
-def open_images(path, channels:int=1, nodata:float=None, key:str=None): # as for `read_pictures`; yields a list
+def open_images(path, channels:int=None, nodata:float=None, key:str=None): # as for `read_pictures`; yields a list
     "The pictures of a file as sources of rows; large TIFF pages are not read yet. Raises `InputError`."
     path = Path(path)
     f, pages = open_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else (None, [])
