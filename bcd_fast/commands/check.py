@@ -127,12 +127,12 @@ def check_sizes(found)->list: # what -> list of (number, Picture); -> of Finding
 # %% ../../nbs/commands/00_check.ipynb #e56b4e7b
 TO_DO = 'Take the pictures of one sensor, or bring all to one kind.'
 ABOUT_SENSORS = dict(
-    apart=Finding('problem', 'sensors', 'the two piles come from different sensors: {kinds}. A masker learns the sensor '
-                  'instead of the object. '+TO_DO),
-    mixed=Finding('warning', 'sensors', 'pictures of several sensors lie together: {kinds}. A masker may learn the sensor '
-                  'instead of the object. '+TO_DO),
-    scales=Finding('warning', 'sensors', 'by their {scale} the pictures fall into two groups with nothing between: {low}; '
-                   'and {high}. Are these two sensors, or two gains? Then train on one of them, or bring both to one '
+    apart=Finding('problem', 'sensors', 'the two piles come from different sensors: {kinds}. A masker learns the '
+                  'sensor instead of the object. '+TO_DO),
+    mixed=Finding('warning', 'sensors', 'pictures of several sensors lie together: {kinds}. A masker may learn the '
+                  'sensor instead of the object. '+TO_DO),
+    scales=Finding('warning', 'sensors', 'by their {scale} the pictures fall into two groups with nothing between: '
+                   '{low}; and {high}. Are these two sensors, or two gains? Then train on one of them, or bring both to one '
                    'scale; where only brightness differs, data.normalise=local may do.'),
     alike=Finding('fine', 'sensors', 'all pictures are of one kind: {kind}.'))
 

@@ -13,6 +13,7 @@ import json, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
 from ..core import write_whole
+from ..data.normalisation import in_words
 from ..drawing.figures import LINES
 from ..drawing.pages import Finding, html_page
 
@@ -136,7 +137,7 @@ def data_rows(metrics:dict, about:dict)->dict: # of metrics.json, of model.json
     return {'images': metrics['source'], 'training images with an object': metrics['n_train'],
             'test images with an object': metrics['n_test'],
             'backgrounds in each cluster': ', '.join(map(str, about['clusters']['backgrounds'])),
-            'normalisation': about['normalisation'].to_dict()}
+            'numbers in the files': in_words(about['normalisation'])}
 
 def training_rows(metrics:dict, about:dict)->dict: # of metrics.json, of model.json
     "How the model was trained."
