@@ -137,8 +137,9 @@ ABOUT_SENSORS = dict(
     alike=Finding('fine', 'sensors', 'all pictures are of one kind: {kind}.'))
 
 def kind_in_words(p)->str: # `Picture`
-    "Channels and bits."
-    bands = 'gray' if all_gray(p.values) else 'colour' if len(p.values)==3 else f'{len(p.values)} bands'
+    "Channels and bits; a black picture in three channels is no gray one."
+    gray = all_gray(p.values) and (len(p.values)==1 or np.ptp(p.values)>0)
+    bands = 'gray' if gray else 'colour' if len(p.values)==3 else f'{len(p.values)} bands'
     return f'{bands} of {BITS.get(str(p.values.dtype), p.values.dtype)}'
 
 def counted(names)->str: # what -> names of pictures
