@@ -10,8 +10,8 @@ from conftest import SHORT, start
 def four_bands(a):
     "A gray picture as four bands of 16 bits: two as they are, speckle that is bright where it is, heights."
     rng = np.random.default_rng(int(a.sum()))
-    speckle = (1+a)*rng.exponential(1, a.shape)
-    return np.stack([90*a+500., 20*a+3000., speckle, rng.normal(9000, 300, a.shape)], -1).clip(0, 65535).astype(np.uint16)
+    bands = 90*a+500., 20*a+3000., (1+a)*rng.exponential(1, a.shape), rng.normal(9000, 300, a.shape)
+    return np.stack(bands, -1).clip(0, 65535).astype(np.uint16)
 
 
 @pytest.fixture(scope='module')

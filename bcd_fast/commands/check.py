@@ -132,8 +132,8 @@ ABOUT_SENSORS = dict(
     mixed=Finding('warning', 'sensors', 'pictures of several sensors lie together: {kinds}. A masker may learn the '
                   'sensor instead of the object. '+TO_DO),
     scales=Finding('warning', 'sensors', 'by their {scale} the pictures fall into two groups with nothing between: '
-                   '{low}; and {high}. Are these two sensors, or two gains? Then train on one of them, or bring both to one '
-                   'scale; where only brightness differs, data.normalise=local may do.'),
+                   '{low}; and {high}. Are these two sensors, or two gains? Then train on one of them, or bring both '
+                   'to one scale; where only brightness differs, data.normalise=local may do.'),
     alike=Finding('fine', 'sensors', 'all pictures are of one kind: {kind}.'))
 
 def kind_in_words(p)->str: # `Picture`

@@ -223,10 +223,9 @@ def as_read(v:float)->str:
 
 def ranges_of(how:Normalisation)->list: # of (low, high) in numbers of the file, one a band
     "What becomes 0 and 1."
-    n = how.bands
-    low, high, knee = (np.broadcast_to(np.asarray(v, float), n) for v in (how.low, how.high, how.knee))
-    back = lambda v: np.where(knee>0, knee*np.expm1(v), v) if how.name=='log' else v
-    return [*zip(back(low).tolist(), back(high).tolist())]
+    low, high, knee = (np.broadcast_to(v, how.bands).tolist() for v in (how.low, how.high, how.knee))
+    back = lambda v, k: k*float(np.expm1(v)) if how.name=='log' and k else v
+    return [(back(a, k), back(b, k)) for a, b, k in zip(low, high, knee)]
 
 def in_words(how:Normalisation, most:int=3)->str: # bands that are named
     "How numbers become [0,1]."
