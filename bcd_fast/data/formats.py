@@ -8,9 +8,9 @@ __all__ = ['ARRAY_SUFFIXES', 'HDF5_SUFFIXES', 'TIFF_SUFFIXES', 'SUFFIXES', 'MOST
            'plain_numbers', 'to_channels', 'with_data', 'finished', 'few_bands', 'axis_of_stack', 'axis_of_one',
            'split_array', 'channels_first', 'array_pictures', 'read_npy', 'data_sets', 'choose_data_set',
            'check_data_set', 'read_hdf5', 'check_page', 'tiff_pages', 'tiff_nodata', 'page_values', 'declared_opacity',
-           'looks_like_opacity', 'without_opacity', 'tiff_picture', 'read_tiff', 'deep_png', 'check_pillow',
-           'pillow_values', 'read_pillow', 'read_pictures', 'all_gray', 'kind_of', 'one_of_each', 'channels_of',
-           'with_channels']
+           'looks_like_opacity', 'without_opacity', 'tiff_picture', 'pages_are_bands', 'check_sides', 'read_tiff',
+           'deep_png', 'check_pillow', 'pillow_values', 'read_pillow', 'read_pictures', 'all_gray', 'kind_of',
+           'one_of_each', 'channels_of', 'with_channels']
 
 # %% ../../nbs/data/01_formats.ipynb #44b17b2e
 import h5py, imagecodecs, numpy as np, tifffile
@@ -275,8 +275,8 @@ def declared_opacity(page)->list: # numbers of the samples
     return [page.samplesperpixel-len(extra)+i for i, e in enumerate(extra) if e in (1,2)]
 
 def looks_like_opacity(a)->bool: # (H,W)
-    "Whether most numbers of a sample are its least or its largest."
-    return bool(((a==a.min())|(a==a.max())).mean()>.5)
+    "Whether most numbers of a sample are 0 or its largest."
+    return bool(a.max()>0 and ((a==0)|(a==a.max())).mean()>.5)
 
 def without_opacity(a, # (c,H,W), all samples
                     page, channels:int=None # of tifffile; that are asked for
@@ -294,14 +294,26 @@ def tiff_picture(page, channels, nodata, name)->Picture:
     a, alpha = without_opacity(page_values(page), page, channels)
     return finished(a, channels, tiff_nodata(page) if nodata is None else nodata, name, alpha)
 
+def pages_are_bands(pages, channels:int=None)->bool: # that are asked for
+    "Whether pages are the bands of one picture: that many are asked for, and each is one."
+    one = channels==len(pages)>1 and channels!=3 and all(p.samplesperpixel==1 for p in pages)
+    return one and len({(p.imagelength, p.imagewidth, str(p.dtype)) for p in pages})==1
+
+def check_sides(pages):
+    "Raise `ValueError` for a page that is too large to be read whole."
+    for p in pages:
+        if p.imagewidth*p.imagelength>MOST_PIXELS:
+            raise ValueError(TIFF_SAYS['large'].format(h=p.imagelength, w=p.imagewidth))
+
 def read_tiff(path, channels, nodata, key)->list: # of Picture
     "The pages of a TIFF file."
     name = Path(path).name
     with tifffile.TiffFile(path) as f:
         pages = tiff_pages(f, Path(path).stat().st_size)
-        for p in pages:
-            if p.imagewidth*p.imagelength>MOST_PIXELS:
-                raise ValueError(TIFF_SAYS['large'].format(h=p.imagelength, w=p.imagewidth))
+        check_sides(pages)
+        if pages_are_bands(pages, channels):
+            a = np.concatenate([page_values(p) for p in pages])
+            return [finished(a, channels, tiff_nodata(pages[0]) if nodata is None else nodata, name)]
         names = [name] if len(pages)==1 else [f'{name}[{i}]' for i in range(len(pages))]
         return [tiff_picture(p, channels, nodata, n) for p, n in zip(pages, names)]
 
@@ -363,8 +375,8 @@ def read_pictures(path, # a file of any of `SUFFIXES`
         raise InputError(f'{path} cannot be read as an image ({reason}): replace or remove it.') from e
 
 # %% ../../nbs/data/01_formats.ipynb #ab6d73a5
-SET_SAYS = ('{where}: pictures of different sensors lie together: {kinds}. Take those of one kind, or bring all to one '
-            'number of channels (data.channels=1 makes gray of colours).')
+SET_SAYS = ('{where}: pictures of different sensors lie together: {kinds}. Take those of one kind, or say with '
+            'data.channels=NUMBER as what all of them are to be read (1 makes gray of colours).')
 
 def all_gray(a)->bool: # (C,H,W)
     "Whether a picture is gray, perhaps written as three equal channels; of bytes they may be 2 apart, as JPEG does."

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 from ..core import InputError
-from ..data.formats import (
-    TIFF_SUFFIXES, Picture, declared_opacity, finished, read_pictures, tiff_nodata, tiff_pages, without_opacity)
+from bcd_fast.data.formats import (
+    TIFF_SUFFIXES, Picture, declared_opacity, finished, pages_are_bands, read_pictures, tiff_nodata, tiff_pages,
+    without_opacity)
 from ..data.normalisation import Normalisation
 from ..data.folders import filled, resized
 from ..masker.maskers import for_prediction
@@ -192,7 +193,7 @@ def open_images(path, channels:int=None, nodata:float=None, key:str=None): # as 
     "The pictures of a file as sources of rows; large TIFF pages are not read yet. Raises `InputError`."
     path = Path(path)
     f, pages = open_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else (None, [])
-    large = any(by_rows(p) for p in pages)
+    large = any(by_rows(p) for p in pages) and not pages_are_bands(pages, channels)
     if f and not large:
         f.close()
     if not large:
