@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SAY', 'DRAWN', 'HEADINGS', 'UNDER', 'EVAL', 'HELP', 'MEANING', 'FEW', 'model_folder', 'files_of', 'with_masks',
-           'pixel_masks', 'is_small', 'bands_of', 'Place', 'Evaluation', 'count_bands', 'count_waiting', 'count_file',
-           'count_files', 'channels_note', 'view_of', 'shortened', 'title_of', 'worst_figure', 'background_files',
-           'write_evaluation', 'evaluate_folder', 'eval_parser', 'say_scores', 'say_left_out', 'score_run', 'bcd_eval']
+           'background_files', 'name_of', 'pixel_masks', 'is_small', 'bands_of', 'Place', 'Evaluation', 'count_bands',
+           'count_waiting', 'count_file', 'count_files', 'channels_note', 'view_of', 'shortened', 'title_of',
+           'worst_figure', 'write_evaluation', 'check_scored', 'evaluate_folder', 'eval_parser', 'say_scores',
+           'say_left_out', 'score_run', 'bcd_eval']
 
 # %% ../../nbs/commands/04_eval.ipynb #0d4c51ee
 # first, since torch reads it when it is loaded
@@ -63,15 +64,30 @@ def with_masks(data:Path, prefix:str='')->tuple: # -> list of (picture, mask), m
     left += [SAY['no picture'].format(path=m, objects=data/f'{prefix}objects') for m in masks if m.stem not in stems]
     return [(p, by_stem[p.stem]) for p in objects if p.stem in by_stem], left
 
-# %% ../../nbs/commands/04_eval.ipynb #7e0f2452
+# %% ../../nbs/commands/04_eval.ipynb #1f0ac363
+def background_files(data:Path, prefix:str='')->tuple: # -> paths, messages
+    "Pictures without the object, where there are any."
+    folder = data/f'{prefix}backgrounds'
+    if not folder.is_dir():
+        return [], [SAY['no backgrounds'].format(folder=folder)]
+    try:
+        return list_files(folder, 'backgrounds'), []
+    except InputError as e:
+        return [], [str(e)]
+
+# %% ../../nbs/commands/04_eval.ipynb #ea809e25
+def name_of(source)->str: # `WholeImage` or `TiffRows`
+    "The name of a picture."
+    return source.picture.name if isinstance(source, WholeImage) else source.name
+
 def pixel_masks(path, mask, sources)->list: # picture and mask file, pictures in it -> of (H,W) bool
     "The true mask of each picture of a file. Raises `InputError` when it cannot be read, or is of another size."
     masks = read_pictures(mask)
     if len(masks)!=len(sources):
         raise InputError(SAY['pages'].format(mask=mask, n=len(masks), path=path, of=len(sources)))
-    names = [s.picture.name if isinstance(s, WholeImage) else s.name for s in sources]
-    return [object_pixels(m, name, s.shape) for m, name, s in zip(masks, names, sources)]
+    return [object_pixels(m, name_of(s), s.shape) for m, s in zip(masks, sources)]
 
+# %% ../../nbs/commands/04_eval.ipynb #7e0f2452
 def is_small(source)->bool: # `WholeImage` or `TiffRows`
     "Whether a picture goes through the masker whole."
     return isinstance(source, WholeImage) and np.prod(source.shape)<=SMALL
@@ -117,7 +133,7 @@ def count_bands(run:Evaluation, source, place:Place, truth)->None: # `WholeImage
     counts = 0
     for a, m in bands_of(run.model, run.about, source):
         counts = counts+count_levels(m, None if truth is None else truth[a:a+len(m)])
-    run.add(counts, place, source.picture.name if isinstance(source, WholeImage) else source.name)
+    run.add(counts, place, name_of(source))
 
 def count_waiting(run:Evaluation)->None:
     "Count the small pictures that have been read."
@@ -198,16 +214,6 @@ def worst_figure(run:Evaluation, n:int): # pictures of each pile at most -> matp
     return views_figure(shown)
 
 # %% ../../nbs/commands/04_eval.ipynb #8575438b
-def background_files(data:Path, prefix:str='')->tuple: # -> paths, messages
-    "Pictures without the object, where there are any."
-    folder = data/f'{prefix}backgrounds'
-    if not folder.is_dir():
-        return [], [SAY['no backgrounds'].format(folder=folder)]
-    try:
-        return list_files(folder, 'backgrounds'), []
-    except InputError as e:
-        return [], [str(e)]
-
 def write_evaluation(run:Evaluation, found:dict, out, worst:int)->None: # contents of eval.json, folder, pictures
     "`eval.json`, `per_picture.csv` and `worst.png`. Raises `InputError` where they cannot be written."
     out = make_folder(out)
@@ -215,6 +221,12 @@ def write_evaluation(run:Evaluation, found:dict, out, worst:int)->None: # conten
     if worst:
         save_figure(worst_figure(run, worst), out/'worst.png')
     write_json(out/'eval.json', found)
+
+def check_scored(run:Evaluation, folder)->None: # of the object pictures
+    "Raise `InputError` when no picture could be scored."
+    if not run.scores.of('objects', 'iou'):
+        n = len(list_files(folder, 'objects'))
+        raise InputError(SAY['none'].format(folder=folder, n=n, first=run.left_out[0]))
 
 def evaluate_folder(model, # folder of a model, or of its run
                     data, # folder with objects/, masks/ and perhaps backgrounds/
@@ -231,9 +243,7 @@ def evaluate_folder(model, # folder of a model, or of its run
     backgrounds, notes = background_files(data, prefix)
     run = Evaluation(masker, about, PictureScores(threshold or about['threshold']), left_out=left)
     count_files(run, pairs, backgrounds, say)
-    if not run.scores.of('objects', 'iou'):
-        folder, n = data/f'{prefix}objects', len(list_files(data/f'{prefix}objects', 'objects'))
-        raise InputError(SAY['none'].format(folder=folder, n=n, first=run.left_out[0]))
+    check_scored(run, data/f'{prefix}objects')
     notes += channels_note(run.places[0].path, about['masker']['channels'])
     found = run.scores.summary() | dict(model=about['sha256'], data=str(data), prefix=prefix, version=__version__,
                                         notes=notes, left_out=run.left_out)
@@ -291,6 +301,7 @@ def say_left_out(found:dict)->int: # of `evaluate_folder` -> exit status
         print('left out:', *left, *rest, sep='\n  ', file=sys.stderr)
     return 2 if left else 0
 
+# %% ../../nbs/commands/04_eval.ipynb #be81a99d
 def score_run(a)->int: # words -> exit status
     "Score a finished run again. Raises `InputError` for words that mean nothing to it."
     if any(v is not None for v in (a.prefix, a.threshold, a.out, a.worst)):
