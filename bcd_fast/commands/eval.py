@@ -235,7 +235,7 @@ def evaluate_folder(model, # folder of a model, or of its run
                     out=None, # folder for eval.json, per_picture.csv, worst.png; nothing is written by default
                     worst:int=6, # pictures of each pile in worst.png
                     say=lambda done, of: None # called after each file
-                   )->dict: # of `PictureScores.summary`; model, data, prefix, version, notes, left_out
+                   )->dict: # of `PictureScores.summary`; model: sum of its weights, data, prefix, notes, left_out
     "Score a model on whole pictures. Raises `InputError` when nothing can be scored."
     data, threshold = Path(data), wanted_threshold(model, threshold)
     masker, about = load_model(model_folder(model))

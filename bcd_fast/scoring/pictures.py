@@ -74,8 +74,8 @@ def picture_scores(counts, # (2,N_LEVELS) of `count_levels`
 TRIED = np.linspace(.05, .95, 19) # thresholds
 
 def pixel_scores(counts, # (2,N_LEVELS), of all pictures with the object
-                  threshold:float=.5 # a pixel is object where its mask is above
-                 )->dict: # in [0,1]: iou, dice, best, best_threshold, ap (None without object), area
+                 threshold:float=.5 # a pixel is object where its mask is above
+                )->dict: # in [0,1]: iou, dice, best, best_threshold, ap (None without object), area
     "Scores over the pixels of all pictures."
     iou, tried = iou_at(counts, threshold), [iou_at(counts, t) for t in TRIED]
     ap = ranking_scores(torch.from_numpy(counts))[0].item()
