@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['USAGE', 'ONE_FOLDER', 'HYDRA', 'WITH_VALUE', 'QUICK', 'DEMO', 'help_text', 'go_on', 'reported', 'resume',
            'search_or_fail', 'task', 'flags_of', 'sweep_folder', 'start_hydra', 'check_words', 'main', 'bcd_train',
-           'bcd_demo', 'bcd_eval']
+           'bcd_demo']
 
 # %% ../nbs/train.ipynb #47e2c04f
 # first, since torch reads it when it is loaded
@@ -18,7 +18,7 @@ from .settings import help_lines
 from .experiments.configs import Config, check_config
 from .experiments.catalogue import GROUPS, WHOLE, check_meaning, check_overrides
 from .experiments.catalogue import compose_config, with_experiment
-from .experiments.runs import evaluate_run, report, resume_run, run_experiment
+from .experiments.runs import report, resume_run, run_experiment
 from .experiments.search import search_settings
 
 # %% ../nbs/train.ipynb #72f2516e
@@ -153,22 +153,6 @@ def bcd_demo(words=None)->int: # words of the command line -> exit status
         return report(*run_experiment(cfg, 'demo', a.out), a.out)
     except (InputError, OSError) as e:
         return fail(sentence(e))
-
-# %% ../nbs/train.ipynb #07560461
-def bcd_eval(words=None)->int: # words of the command line -> exit status
-    "Score a finished run again."
-    about = 'Score a finished run again; writes eval.json and the pictures anew.'
-    p = argparse.ArgumentParser('bcd_eval', description=about)
-    p.add_argument('run', help='folder of a run of bcd_train or bcd_demo')
-    a = p.parse_args(words)
-    prepare()
-    try:
-        metrics = evaluate_run(a.run)
-    except InputError as e:
-        return fail(e)
-    report(metrics, [], a.run)
-    print(f'eval.json: {Path(a.run)/"eval.json"}')
-    return 0
 
 # %% ../nbs/train.ipynb #974dbb17
 if __name__=='__main__' and '__file__' in globals():

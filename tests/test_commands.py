@@ -54,6 +54,21 @@ def test_eval(trained, run):
     assert all(scored[k] == before[k] for k in ('iou', 'ap', 'cluster_nmi', 'settings'))
 
 
+def test_eval_of_pictures(trained, run, tmp_path):
+    "A model on a folder of pictures of other sizes than it was trained on."
+    for name in ('objects', 'masks', 'backgrounds'):
+        (tmp_path/'data'/f'test_{name}').mkdir(parents=True)
+        for i in range(3):
+            noise = np.random.default_rng(i).integers(0, 256, (70, 90+i)).astype(np.uint8)
+            Image.fromarray(noise//128*255 if name == 'masks' else noise).save(tmp_path/f'data/test_{name}/{i}.png')
+    status, out, err = run('bcd_eval', trained.folder, 'data', '--prefix', 'test_', '--out', 'scored')
+    assert status == 0, err
+    scored = json.loads((tmp_path/'scored/eval.json').read_text())
+    assert (scored['pictures'], scored['backgrounds']) == (3, 3)
+    assert abs(scored['area']-.5) < .02
+    assert {p.name for p in (tmp_path/'scored').iterdir()} == {'eval.json', 'per_picture.csv', 'worst.png'}
+
+
 @pytest.fixture
 def pictures(tmp_path):
     "A folder with six pictures, each wider than the one before, and a broken one."

@@ -1,1 +1,1 @@
-"""The other installed commands: check, predict, export, bench, figures."""
+"""The other installed commands: check, predict, export, eval, bench, figures."""

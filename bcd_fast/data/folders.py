@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['LABELS', 'TABLE_SAYS', 'FITS', 'DATASET_SAYS', 'list_files', 'read_rows', 'read_table', 'find_masks', 'find_files',
            'Reading', 'read_files', 'same_channels', 'Windows', 'square', 'resized', 'target_size', 'grid_starts',
-           'grid_windows', 'filled', 'normalised', 'true_mask', 'cut_windows', 'stacked_valid', 'stack_windows',
-           'check_kinds', 'about_pictures', 'one_scale', 'pictures_dataset', 'read_masks', 'read_folder']
+           'grid_windows', 'filled', 'normalised', 'object_pixels', 'true_mask', 'cut_windows', 'stacked_valid',
+           'stack_windows', 'check_kinds', 'about_pictures', 'one_scale', 'pictures_dataset', 'read_masks',
+           'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -195,17 +196,23 @@ def normalised(p:Picture, # to be resized
     top, kind = (255, np.uint8) if eight else (65535, np.uint16)
     return (u*top).round().astype(kind)
 
+def object_pixels(mask:Picture, # of an image
+                  name:str, shape # name and (h,w) of the image
+                 )->np.ndarray: # (h,w) bool
+    "Where a mask is brighter than half of its maximum. Raises `InputError` where its size is not that of the image."
+    of_mask, of_image = mask.values.shape[1:], tuple(shape)
+    if of_mask!=of_image:
+        raise InputError(f'the mask {mask.name} has {of_mask} pixels and its image {name} {of_image}: '
+                         'they must be equal.')
+    v = mask.values[0].astype(np.float32)
+    return v>(v.max()+min(v.min(), 0))/2
+
 def true_mask(mask:Picture, # of an image
               p:Picture, # the image
               shape:tuple # (height, width) after resizing
              )->np.ndarray: # (1,height,width) bool
-    "Where a mask is brighter than half of its maximum. Raises `InputError` where its size is not that of the image."
-    of_mask, of_image = mask.values.shape[1:], p.values.shape[1:]
-    if of_mask!=of_image:
-        raise InputError(f'the mask {mask.name} has {of_mask} pixels and its image {p.name} {of_image}: '
-                         'they must be equal.')
-    v = mask.values[:1].astype(np.float32)
-    return resized(v>(v.max()+min(v.min(), 0))/2, shape)>.5
+    "The true mask of a resized picture. Raises `InputError` where its size is not that of the image."
+    return resized(object_pixels(mask, p.name, p.values.shape[1:])[None], shape)>.5
 
 # %% ../../nbs/data/03_folders.ipynb #d9fae153
 def cut_windows(p:Picture, # to be cut

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAY', 'output_stems', 'page_stem', 'scale_of', 'batches_of', 'predict_pictures', 'parsed', 'whole_lines', 'Manifest',
-           'Writing', 'to_16_bits', 'save_array', 'save_picture', 'probability_bands', 'save_large', 'Run',
-           'predict_file', 'check_paths', 'predict_files', 'predict_folder']
+           'Writing', 'save_array', 'save_picture', 'probability_bands', 'save_large', 'Run', 'predict_file',
+           'check_paths', 'predict_files', 'predict_folder']
 
 # %% ../../nbs/prediction/03_predict.ipynb #03f8f5d2
 import json, numpy as np, tifffile, time
@@ -20,6 +20,7 @@ from ..data.formats import Picture
 from ..data.normalisation import Normalisation
 from ..data.folders import list_files
 from ..masker.maskers import for_prediction
+from ..scoring.pictures import to_16_bits
 from .models import load_model
 from bcd_fast.prediction.tiles import (
     SMALL, TiffRows, WholeImage, from_masker, normalised, open_images, predict_bands, predict_batch, to_masker,
@@ -136,10 +137,6 @@ class Writing:
     def to_bytes(self, m)->np.ndarray: # floats in [0,1] -> uint8
         "A hard mask: 0 and 255."
         return np.where(m>self.threshold, 255, 0).astype(np.uint8)
-
-def to_16_bits(m)->np.ndarray: # floats in [0,1] -> uint16
-    "Probabilities: 65535 is 1."
-    return (m*65535).round().astype(np.uint16)
 
 def save_array(path:Path, a, geo=())->None: # (H,W) integers; of `geo_tags`
     "A picture as PNG, or as a TIFF with its georeference."
