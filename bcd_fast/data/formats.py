@@ -294,6 +294,7 @@ def tiff_picture(page, channels, nodata, name)->Picture:
     a, alpha = without_opacity(page_values(page), page, channels)
     return finished(a, channels, tiff_nodata(page) if nodata is None else nodata, name, alpha)
 
+# %% ../../nbs/data/01_formats.ipynb #768d20c2
 def pages_are_bands(pages, channels:int=None)->bool: # that are asked for
     "Whether pages are the bands of one picture: that many are asked for, and each is one."
     one = channels==len(pages)>1 and channels!=3 and all(p.samplesperpixel==1 for p in pages)
