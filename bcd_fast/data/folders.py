@@ -56,12 +56,13 @@ def read_rows(path)->pd.DataFrame: # of a CSV table; columns path, kind (of `LAB
         raise InputError(TABLE_SAYS['label'].format(path=path, line=wrong.index[0]+2, label=wrong.label.iloc[0]))
     return t
 
-def read_table(path)->dict: # objects, backgrounds, masks -> paths
+def read_table(path)->dict: # objects, backgrounds, masks -> paths; groups -> pile -> what belongs together
     "The files of a CSV table. Raises `InputError` for missing columns and unknown labels."
     t, here = read_rows(path), Path(path).parent
     files = {what: [here/p for p in t.path[t.kind==k]] for what, k in (('objects',1), ('backgrounds',0))}
     masks = [*t['mask'][t.kind==1]] if 'mask' in t else []
-    return files | dict(masks=[here/m for m in masks] if all(masks) else [])
+    groups = {what: [*t['group'][t.kind==k]] for what, k in (('objects',1), ('backgrounds',0))} if 'group' in t else {}
+    return files | dict(masks=[here/m for m in masks] if all(masks) else [], groups=groups)
 
 # %% ../../nbs/data/03_folders.ipynb #9b8992ac
 def find_masks(folder, # of masks

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'NO_DATA', 'MASKERS', 'fast_bfloat16', 'set_precision', 'fill_nan', 'Masker', 'half', 'conv_bn',
-           'way_down', 'UNet', 'Residual', 'FastUNet', 'make_masker', 'ModelConfig', 'masker_of', 'count_parameters',
-           'fold_norms', 'for_prediction']
+           'way_down', 'UNet', 'Residual', 'FastUNet', 'EvenUNet', 'make_masker', 'ModelConfig', 'masker_of',
+           'count_parameters', 'fold_norms', 'for_prediction']
 
 # %% ../../nbs/masker/01_maskers.ipynb #78db9e76
 import copy, torch
@@ -148,13 +148,40 @@ class FastUNet(Masker):
         nn.init.constant_(self.head.bias, start)
     def logits(self, x): # (B,C,H,W), sides multiples of 16 -> (B,1,H,W)
         "Down and up again, with what was kept on the way down."
-        *kept, h = way_down(self.stem(F.pixel_unshuffle(4*x-2, 2)), self.down)
+        return F.pixel_shuffle(self.head(self.features(4*x-2)), 2)
+    def features(self, x): # (B,C,H,W) -> (B,width,H/2,W/2)
+        "What the last layer sees, at half the resolution."
+        *kept, h = way_down(self.stem(F.pixel_unshuffle(x, 2)), self.down)
         for block, skip in zip(self.up, reversed(kept)):
             h = block(torch.cat([F.interpolate(h, scale_factor=2), skip], 1))
-        return F.pixel_shuffle(self.head(h), 2)
+        return h
+
+# %% ../../nbs/masker/01_maskers.ipynb #4e574556
+class EvenUNet(FastUNet):
+    "The fast network with a last look at full resolution; it cannot tell the border from the middle."
+    def __init__(self, channels:int=1, # of the images
+                 width:int=16, # channels at half resolution
+                 start:float=-4. # logit of all pixels before training
+                ):
+        super().__init__(channels, width, start)
+        self.config['name'], fine = 'even', max(4, width//2) # channels at full resolution
+        self.fine = conv_bn(channels, fine)
+        self.narrow = nn.Conv2d(width, fine, 1)
+        self.mix = conv_bn(2*fine, fine)
+        self.head = nn.Conv2d(fine, 1, 1)
+        nn.init.constant_(self.head.bias, start)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d) and any(layer.padding):
+                layer.padding_mode = 'replicate'
+    def logits(self, x): # (B,C,H,W), sides multiples of 16 -> (B,1,H,W)
+        "Features of the small U-Net, enlarged, and the picture itself."
+        x = 4*x-2
+        h = F.interpolate(self.narrow(self.features(x)), scale_factor=2, mode='bilinear')
+        return self.head(self.mix(torch.cat([h, self.fine(x)], 1)))
 
 # %% ../../nbs/masker/01_maskers.ipynb #88c30b4c
-MASKERS = dict(unet=(UNet,64), small=(FastUNet,8), fast=(FastUNet,16), large=(FastUNet,32)) # network, width
+MASKERS = dict(unet=(UNet,64), small=(FastUNet,8), fast=(FastUNet,16), large=(FastUNet,32),
+               even=(EvenUNet,16)) # network, width
 
 def make_masker(name:str='fast', # one of `MASKERS`
                 width:int=None, # channels of the first block instead of the usual ones
@@ -172,7 +199,7 @@ def make_masker(name:str='fast', # one of `MASKERS`
 class ModelConfig:
     "`model`: the network that makes masks."
     name: str = setting('fast', choices=MASKERS) # which network
-    width: Optional[int] = setting( # channels of the first layer; 8 (small), 16 (fast), 32 (large), 64 (unet) if null
+    width: Optional[int] = setting( # channels of the first layer; 8 (small), 16 (fast, even), 32 (large), 64 (unet) if null
         None, least=4)
 
 def masker_of(m, # `ModelConfig`
