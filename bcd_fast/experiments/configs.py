@@ -40,7 +40,7 @@ class Config:
     debug: DebugConfig = group(DebugConfig)
     hparams_search: SearchConfig = group(SearchConfig)
     size: str = setting('small', choices=('small','paper')) # minutes on two cores, or as in the paper
-    recipe: str = setting('fast', choices=('fast','paper')) # ours, or the method of the paper
+    recipe: str = setting('fast', choices=('fast','paper','whole')) # ours, the paper's, or whole pictures
     supervised: bool = setting(False) # train on true masks, for a bound; the method never does
     stage: int = setting(2, choices=(1,2)) # 1 stops after the background clusters
     threshold: float = setting(.5, above=0, below=1) # a pixel is object where its mask is above this

@@ -23,8 +23,8 @@ class HeldOut:
     "What a masker does with the images that were held out from its training."
     curve: dict # of `false_alarm_curve`
     threshold: float # a pixel is object above it
-    objects: np.ndarray # (N,1,H,W) in [0,1], masks of object images
-    backgrounds: np.ndarray # (M,1,H,W) in [0,1], masks of backgrounds
+    objects: np.ndarray # (N,1,H,W) in [0,1], or a list of (h,w): masks of object images
+    backgrounds: np.ndarray # (M,1,H,W) in [0,1], or a list of (h,w): masks of backgrounds
 
 def read_rows(folder)->list: # of dicts, one an epoch
     "What the monitor of a run wrote; nothing where there was none."
@@ -75,7 +75,7 @@ def area_figure(held_out:HeldOut): # -> figure
     fig, ax = plt.subplots(figsize=(6,2.6), layout='constrained')
     sets = dict(zip(('object images','backgrounds'), (held_out.objects, held_out.backgrounds)))
     for (colour, _), (name, masks) in zip(LINES, sets.items()):
-        shares = (masks>held_out.threshold).mean((1,2,3))
+        shares = [(m>held_out.threshold).mean() for m in masks]
         each = np.full(len(masks), 1/len(masks))
         ax.hist(shares, bins=SHARES, weights=each, histtype='step', color=colour, label=name)
     ax.set(xlabel='masked share of the image', ylabel='share of the images')
@@ -112,10 +112,10 @@ def saved_pictures(folder)->dict: # of a run -> caption -> path
     paths = {'After the last epoch': last} | {c: folder/name for c, name in FILES.items()}
     return {c: p for c, p in paths.items() if p and p.is_file()}
 
-def write_report(folder, title:str, held_out:HeldOut)->list: # of a run -> of `Finding`
+def write_report(folder, title:str, held_out:HeldOut, first=())->list: # of a run; of `Finding` -> of `Finding`
     "Write `report.html`."
     folder, rows = Path(folder), read_rows(folder)
-    found = training_findings(rows, held_out.curve, held_out.threshold)
+    found = [*first, *training_findings(rows, held_out.curve, held_out.threshold)]
     tables, pictures = {}, {'Areas of the masks': area_figure(held_out)}
     if rows and rows[-1]['clusters']:
         tables[TABLE] = pd.DataFrame(rows[-1]['clusters']).set_index('cluster').round(4)

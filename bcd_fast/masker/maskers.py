@@ -53,6 +53,7 @@ class Masker(nn.Module):
     "Base of all maskers: pads the images, calls `logits`, cuts the answer back; `make_masker(**config)` rebuilds it."
     step = 16 # sides of what `logits` sees are multiples of this
     short = False # bfloat16 between the layers: see `set_precision`
+    after = None # in evaluation: images without gaps, logits -> logits; `refine` for maskers of whole pictures
     def __init__(self, name:str, width:int, channels:int): # one of `MASKERS`, channels of the first block, of images
         super().__init__()
         self.config = dict(name=name, width=width, channels=channels)
@@ -69,8 +70,11 @@ class Masker(nn.Module):
         self.check(x)
         h, w = x.shape[-2:]
         valid = ~x.isnan().any(1, keepdim=True)
-        logits = self.answer(self.padded(fill_nan(x)))
-        return torch.where(valid, logits[..., :h, :w], NO_DATA)
+        whole = fill_nan(x)
+        logits = self.answer(self.padded(whole))[..., :h, :w]
+        if self.after is not None and not self.training:
+            logits = self.after(whole, logits)
+        return torch.where(valid, logits, NO_DATA)
     def padded(self, x): # (B,C,H,W) -> (B,C,H',W'), sides multiples of `step`
         "Mirrored at the right and the bottom edge."
         down, right = (-side%self.step for side in x.shape[-2:])

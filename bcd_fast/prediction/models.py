@@ -17,6 +17,7 @@ from .. import __version__
 from ..core import InputError, make_folder, write_whole
 from ..data.normalisation import Normalisation, read_normalisation
 from ..masker.maskers import MASKERS, make_masker, set_precision
+from ..masker.refinement import refine
 from ..scoring.thresholds import threshold_for
 
 # %% ../../nbs/prediction/00_models.ipynb #db383612
@@ -34,6 +35,7 @@ class Threshold:
     "Where a mask begins, and what that rests on."
     value: float = .5 # in (0,1); a pixel is object where its mask is above
     false_alarms: dict = field(default_factory=dict) # of `false_alarm_curve`, on backgrounds that were held out
+    refined: bool = False # masks follow the grays of their picture, see `refine`
 
 def save_model(folder, # made if it is not there
                model, # from `make_masker`
@@ -47,7 +49,7 @@ def save_model(folder, # made if it is not there
     weights = save({k: v.contiguous().cpu() for k, v in model.state_dict().items()})
     about = {'format': FORMAT, 'masker': model.config, 'normalisation': numbers.normalisation.to_dict(),
              'size': size, 'scale': numbers.scale, 'nodata': numbers.nodata, 'clusters': clusters,
-             'threshold': threshold.value, 'false_alarms': threshold.false_alarms, 'seed': seed,
+             'threshold': threshold.value, 'refined': threshold.refined, 'false_alarms': threshold.false_alarms, 'seed': seed,
              'versions': dict(bcd_fast=__version__, torch=torch.__version__, python=platform.python_version()),
              'sha256': hashlib.sha256(weights).hexdigest()}
     write_whole(folder/'model.safetensors', weights)
@@ -56,7 +58,7 @@ def save_model(folder, # made if it is not there
 
 # %% ../../nbs/prediction/00_models.ipynb #a6efbbf0
 FIELDS = {'format': str, 'masker': dict, 'normalisation': dict, 'size': int,
-          'scale': (float,type(None)), 'nodata': (float,type(None)), 'clusters': dict, 'threshold': float,
+          'scale': (float,type(None)), 'nodata': (float,type(None)), 'clusters': dict, 'threshold': float, 'refined': bool,
           'false_alarms': dict, 'seed': int, 'versions': dict, 'sha256': str}
 SAY = {
     'missing': '{path} is no model folder: expected model.json and model.safetensors, '
@@ -84,7 +86,7 @@ def check_fields(about:dict, path)->None: # contents of a `model.json`
     "Raise `InputError` for a field that is missing or of another kind."
     for name, kind in FIELDS.items():
         found = about.get(name)
-        if name not in about or not isinstance(found, kind) or isinstance(found, bool):
+        if name not in about or not isinstance(found, kind) or isinstance(found, bool)!=(kind is bool):
             kind = f'{kind[0].__name__} or null' if isinstance(kind, tuple) else kind.__name__
             raise wrong('field', path, found, name=name, kind=kind)
 
@@ -108,6 +110,7 @@ def read_about(folder)->dict:
         raise wrong('json', path, e) from e
     if not isinstance(about, dict) or about.get('format')!=FORMAT:
         raise wrong('format', path, FORMAT)
+    about.setdefault('refined', False) # models of older versions
     check_fields(about, path)
     about['normalisation'] = read_normalisation(about['normalisation'], path)
     check_ranges(about, path)
@@ -144,6 +147,7 @@ def load_model(folder)->tuple: # masker in evaluation mode, contents of model.js
         raise wrong('unread', path, e) from e
     except RuntimeError as e:
         raise wrong('weights', path, config) from e
+    model.after = refine if about['refined'] else None
     return set_precision(model.eval()), about
 
 # %% ../../nbs/prediction/00_models.ipynb #68626320

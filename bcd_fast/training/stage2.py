@@ -52,6 +52,9 @@ class TrainerConfig:
     # worst backgrounds and counterfactuals that are left out: for piles where some backgrounds show an object
     trim: float = setting(0., least=0, most=.5, unit='share of a batch')
     obj_share: float = setting(.01, above=0, unit='share of the pixels') # of an image that count as the surest
+    # that count as the surest at the start, with recipe=whole; null: as many as in the end
+    obj_share_first: Optional[float] = setting(None, above=0, most=1, unit='share of the pixels')
+    side: int = setting(128, least=32, unit='pixels') # longest side of a window, with recipe=whole
     shift: float = setting(.5, least=0) # largest random shift of the logits
     paste: int = setting(32, least=0) # backgrounds with pasted blobs in a batch
     paste_until: float = setting(.3, least=0, unit='share of the training') # after which no more blobs come
