@@ -127,6 +127,7 @@ def fit_stage1(cfg, ds, # settings, Dataset
     report |= dict(key=stage1_key(cfg, ds), seconds=time.perf_counter()-start)
     return Stage1(encoder, clusters, assigned, report)
 
+# %% ../../nbs/backgrounds/06_stage1.ipynb #498deefc
 def firm(cfg, z)->float: # settings, (N,D) descriptions -> at most 1; None where half of them are fewer than the clusters
     "How well the clusters of two halves of the backgrounds agree: 0 is chance."
     c = cfg.cluster

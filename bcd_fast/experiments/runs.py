@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'STALE', 'NO_RUN', 'SAID', 'PICTURES',
            'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line', 'write_settings',
-           'stage1_of', 'computed_stage1', 'find_stage1', 'find_threshold', 'keep_model', 'left_out_condition',
-           'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of', 'finish_run', 'run_experiment',
-           'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
+           'stage1_of', 'computed_stage1', 'find_stage1', 'find_threshold', 'keep_model', 'about_grounds', 'run_stage2',
+           'data_of_run', 'who_set_k', 'checkpoint_of', 'finish_run', 'run_experiment', 'settings_in', 'resume_run',
+           'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, pandas as pd, shutil, sys, torch
@@ -78,7 +78,6 @@ SAY = dict(
     unsure='warning: the clusters are unsure: those of two halves of the backgrounds agree by {stability:.2f} (1 is '
            'the most, 0 is chance). Look at clusters.png; compare with cluster.k=1, which leaves the condition out, '
            'another encoder, or, where brightness drifts, data.normalise=local.',
-    without='the grounds are {why}: trained without the condition on the background (cluster.k=1)',
     kept='threshold stays {threshold}: {e}')
 
 def doubt(k:int, stability:float # number of clusters, from `firm`, or None
@@ -154,14 +153,9 @@ def keep_model(cfg, ds, s1, model, held_out:HeldOut, folder): # settings, Datase
     threshold = Threshold(held_out.threshold, held_out.curve)
     save_model(folder/'model', model, cfg.data.size, clusters, threshold, numbers, cfg.seed)
 
-def left_out_condition(s1)->str: # stage 1 -> empty where there is a condition, or the user wants none
-    "The line that says why stage 2 has no condition."
-    why = s1.report.get('without')
-    return SAY['without'].format(why=why) if why else ''
-
 def about_grounds(s1)->list: # stage 1 -> of `Finding`
-    "What the report says of it."
-    said = left_out_condition(s1)
+    "What the report says of clusters that were given up."
+    said = s1.report.get('instead')
     return [Finding('note', 'grounds', f'{said}.')] if said else []
 
 def run_stage2(cfg, ds, s1, folder, say, # settings, Dataset, stage 1, folder of the run
@@ -239,7 +233,7 @@ def run_experiment(cfg, name:str, # settings, name of the experiment
     state = checkpoint_of(folder) if resume else None
     metrics = settings_metrics(cfg, name, ds) | dict(seconds_stage1=s1.report['seconds'])
     metrics |= report_stage1(cfg, ds, s1, folder)
-    unsure = doubt(cfg.cluster.k, metrics['cluster_stability']) or left_out_condition(s1)
+    unsure = s1.report.get('instead') or doubt(cfg.cluster.k, metrics['cluster_stability'])
     if unsure:
         say(unsure)
     findings = []

@@ -50,8 +50,9 @@ def usable_clusters(obj_clusters, bg_clusters, # (M,), (N,) integers
 UNSURE = .3 # agreement of two halves of the backgrounds, below which clusters are hardly more than chance
 WITHOUT = dict(
     few='too few for clusters ({bg} backgrounds)',
-    alike='too alike for clusters (those of two halves of the backgrounds agree by {agree:.2f}, 1 is the most)',
-    rare='too few for clusters ({ok} of {k} have {least} backgrounds, {least} object images, and object images '
+    same='too alike for clusters (all backgrounds fall into one)',
+    alike='too alike for {k} clusters (those of two halves of the backgrounds agree by {agree:.2f}, 1 is the most)',
+    rare='too few for {k} clusters ({ok} of them have {least} backgrounds, {least} object images, and object images '
          'elsewhere)')
 
 def no_condition(obj_clusters, bg_clusters, # (M,), (N,) integers
@@ -61,8 +62,8 @@ def no_condition(obj_clusters, bg_clusters, # (M,), (N,) integers
                 )->str: # what the grounds are; empty where the condition has something to hold on to
     "Why the condition on the background is to be left out."
     ok = counts_by_cluster(obj_clusters, bg_clusters, least)[2]
-    alike = agree is not None and (agree<UNSURE or len(np.unique(bg_clusters))<2)
-    wrong = dict(few=k<2 or agree is None, alike=alike, rare=ok.sum()<max(2, k/2))
+    wrong = dict(few=k<2 or agree is None, same=len(np.unique(bg_clusters))<2, alike=agree is not None and agree<UNSURE,
+                 rare=ok.sum()<max(2, k/2))
     words = dict(bg=len(bg_clusters), agree=agree, ok=ok.sum(), k=k, least=least)
     return next((WITHOUT[w].format(**words) for w, is_so in wrong.items() if is_so), '')
 
