@@ -128,12 +128,16 @@ def fit_stage1(cfg, ds, # settings, Dataset
     return Stage1(encoder, clusters, assigned, report)
 
 # %% ../../nbs/backgrounds/06_stage1.ipynb #498deefc
-def firm(cfg, z)->float: # settings, (N,D) descriptions -> at most 1; None where half of them are fewer than the clusters
-    "How well the clusters of two halves of the backgrounds agree: 0 is chance."
+def firm(cfg, z, # settings, (N,D) descriptions
+         tries:int=1 # pairs of halves
+        )->float: # at most 1; None where half of the descriptions are fewer than the clusters
+    "How well the clusters of two halves of the backgrounds agree, in the mean: 0 is chance."
     c = cfg.cluster
     if c.k>len(z)//2:
         return None
-    return float(stability(z, lambda seed: make_clusters(c.name, c.k, c.n_components, seed), cfg.seed))
+    def make(seed):
+        return make_clusters(c.name, c.k, c.n_components, seed)
+    return float(np.mean([stability(z, make, cfg.seed+i) for i in range(tries)]))
 
 # %% ../../nbs/backgrounds/06_stage1.ipynb #cebc2a1d
 def stage1_key(cfg, ds)->str: # 16 hexadecimal digits

@@ -12,7 +12,7 @@ __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAI
            'check_stage1', 'read_sets', 'check_files', 'check_windows', 'check_images', 'check_parser', 'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
-import argparse, hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, warnings
+import argparse, hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'STALE', 'NO_RUN', 'SAID', 'PICTURES',
            'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line', 'write_settings',
-           'stage1_of', 'computed_stage1', 'find_stage1', 'find_threshold', 'keep_model', 'about_grounds', 'run_stage2',
-           'data_of_run', 'who_set_k', 'checkpoint_of', 'finish_run', 'run_experiment', 'settings_in', 'resume_run',
-           'read_run', 'evaluate_run', 'report']
+           'stage1_of', 'computed_stage1', 'find_stage1', 'find_threshold', 'keep_model', 'about_clusters',
+           'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of', 'finish_run', 'run_experiment',
+           'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, pandas as pd, shutil, sys, torch
@@ -153,6 +153,12 @@ def keep_model(cfg, ds, s1, model, held_out:HeldOut, folder): # settings, Datase
     threshold = Threshold(held_out.threshold, held_out.curve)
     save_model(folder/'model', model, cfg.data.size, clusters, threshold, numbers, cfg.seed)
 
+def about_clusters(cfg, s1, stability:float, # settings, stage 1, from `firm`
+                   set_by:str)->str: # one of `SET_BY` -> a line, or empty
+    "What is to be said of the clusters: that they were given up, or that they are unsure."
+    sure = cfg.stage==2 and set_by=='images' # in the mean of several pairs of halves, else they had been given up
+    return s1.report.get('instead') or ('' if sure else doubt(cfg.cluster.k, stability))
+
 def about_grounds(s1)->list: # stage 1 -> of `Finding`
     "What the report says of clusters that were given up."
     said = s1.report.get('instead')
@@ -233,7 +239,7 @@ def run_experiment(cfg, name:str, # settings, name of the experiment
     state = checkpoint_of(folder) if resume else None
     metrics = settings_metrics(cfg, name, ds) | dict(seconds_stage1=s1.report['seconds'])
     metrics |= report_stage1(cfg, ds, s1, folder)
-    unsure = s1.report.get('instead') or doubt(cfg.cluster.k, metrics['cluster_stability'])
+    unsure = about_clusters(cfg, s1, metrics['cluster_stability'], set_by)
     if unsure:
         say(unsure)
     findings = []

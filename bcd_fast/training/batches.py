@@ -51,7 +51,8 @@ UNSURE = .3 # agreement of two halves of the backgrounds, below which clusters a
 WITHOUT = dict(
     few='too few for clusters ({bg} backgrounds)',
     same='too alike for clusters (all backgrounds fall into one)',
-    alike='too alike for {k} clusters (those of two halves of the backgrounds agree by {agree:.2f}, 1 is the most)',
+    alike='too alike for {k} clusters (those of two halves of the backgrounds agree by {agree:.2f} in the mean, 1 is '
+          'the most)',
     rare='too few for {k} clusters ({ok} of them have {least} backgrounds, {least} object images, and object images '
          'elsewhere)')
 
