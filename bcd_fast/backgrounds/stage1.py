@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'make_encoder', 'EncoderConfig', 'ClusterConfig', 'encoder_takes', 'check_encoder', 'Clustered', 'Stage1',
-           'encoder_of', 'assign_parts', 'fit_stage1', 'stage1_key', 'save_stage1', 'load_stage1', 'run_stage1']
+           'encoder_of', 'assign_parts', 'fit_stage1', 'firm', 'stage1_key', 'save_stage1', 'load_stage1', 'run_stage1']
 
 # %% ../../nbs/backgrounds/06_stage1.ipynb #cd2713b8
 import hashlib, json, numpy as np, shutil, tempfile, time
@@ -22,6 +22,7 @@ from .encoders import Autoencoder, Training, describe, train_encoder
 from .deep import DeepAutoencoder
 from .contrastive import ContrastiveEncoder
 from .clusters import CLUSTERINGS, check_number, load_clusters, make_clusters, save_clusters
+from .selection import stability
 from .assignment import ASSIGN, assign_clusters, cluster_report
 
 # %% ../../nbs/backgrounds/06_stage1.ipynb #573b7911
@@ -110,20 +111,33 @@ def assign_parts(cfg, ds, parts, # settings, Dataset and its parts
     return {k: np.asarray(v, dtype=np.int64) for k, v in assigned.items()}
 
 # %% ../../nbs/backgrounds/06_stage1.ipynb #d0989eb9
-def fit_stage1(cfg, ds # settings, Dataset
+def fit_stage1(cfg, ds, # settings, Dataset
+               encoder=None # trained before; by default it is trained here
               )->Stage1:
-    "Train the encoder, find the clusters, assign all images."
+    "Train the encoder, find the clusters, assign all images. Raises `InputError`: more clusters than backgrounds."
     start = time.perf_counter()
     c = cfg.cluster
     parts = {n: ds.part(n) for n in PARTS}
     obj, bg = parts['train']
     check_number(c.k, len(bg))
-    encoder = encoder_of(cfg, bg.images, parts['valid'][1].images)
+    encoder = encoder or encoder_of(cfg, bg.images, parts['valid'][1].images)
     clusters = make_clusters(c.name, c.k, c.n_components, seed=cfg.seed).fit(describe(encoder, bg.images))
     assigned = assign_parts(cfg, ds, parts, encoder, clusters)
     report = cluster_report(bg, clusters.labels_, obj, assigned['train_objects'])
     report |= dict(key=stage1_key(cfg, ds), seconds=time.perf_counter()-start)
     return Stage1(encoder, clusters, assigned, report)
+
+# %% ../../nbs/backgrounds/06_stage1.ipynb #498deefc
+def firm(cfg, z, # settings, (N,D) descriptions
+         tries:int=1 # pairs of halves
+        )->float: # at most 1; None where half of the descriptions are fewer than the clusters
+    "How well the clusters of two halves of the backgrounds agree, in the mean: 0 is chance."
+    c = cfg.cluster
+    if c.k>len(z)//2:
+        return None
+    def make(seed):
+        return make_clusters(c.name, c.k, c.n_components, seed)
+    return float(np.mean([stability(z, make, cfg.seed+i) for i in range(tries)]))
 
 # %% ../../nbs/backgrounds/06_stage1.ipynb #cebc2a1d
 def stage1_key(cfg, ds)->str: # 16 hexadecimal digits

@@ -12,7 +12,7 @@ __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAI
            'check_stage1', 'read_sets', 'check_files', 'check_windows', 'check_images', 'check_parser', 'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
-import argparse, hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, warnings
+import argparse, hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..backgrounds.assignment import assign_clusters
 from ..divergences.patches import PatchEBSW
 from ..drawing.figures import cluster_grid, strips
 from ..drawing.pages import Finding, by_level, html_page, listed, worst
-from ..training.batches import usable_clusters
+from ..training.batches import counts_by_cluster
 
 # %% ../../nbs/commands/00_check.ipynb #8e67127f
 ABOUT_FILES = {
@@ -336,9 +336,11 @@ ABOUT_GROUNDS = dict(
                 'of ground.'),
     stable=Finding('fine', 'grounds', 'clusters are stable: {firm:.2f} agreement of two halves; {k} clusters with '
                    '{n_bg} backgrounds.'),
-    unusable=Finding('problem', 'object images', '{e}'),
-    together=Finding('problem', 'object images', 'all object images lie on one kind of ground: no object can be '
-                     'moved to another one and compared. Add object images from other grounds.'),
+    unusable=Finding('warning', 'object images', 'too few for clusters (object images in each: {n_obj}): a training '
+                     'leaves the condition on the background out, as with cluster.k=1. Add images of both sorts.'),
+    together=Finding('warning', 'object images', 'all object images lie on one kind of ground: no object can be '
+                     'moved to another one and compared, and a training leaves the condition on the background out, '
+                     'as with cluster.k=1. Add object images from other grounds, or backgrounds of this one alone.'),
     rare=Finding('warning', 'object images', 'hardly any object image lies on the ground of cluster(s) {rare} (in '
                  'all clusters: {n_obj}): these clusters cannot serve as targets. That costs little unless it is '
                  'most of them.'),
@@ -346,15 +348,9 @@ ABOUT_GROUNDS = dict(
 
 def check_objects(bg_c, obj_c, k:int)->Finding: # clusters of backgrounds, of object images, their number
     "Whether there are object images on all kinds of ground."
-    n = np.bincount(obj_c, minlength=k)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            usable_clusters(obj_c, bg_c)
-    except InputError as e:
-        return told(ABOUT_GROUNDS['unusable'], e=e)
+    n, usable = np.bincount(obj_c, minlength=k), counts_by_cluster(obj_c, bg_c, 8)[2].any()
     rare = np.flatnonzero(n<max(8, .02*len(obj_c)))
-    which = 'together' if (n>0).sum()==1 else 'rare' if len(rare) else 'spread'
+    which = 'together' if (n>0).sum()==1 else 'unusable' if not usable else 'rare' if len(rare) else 'spread'
     return told(ABOUT_GROUNDS[which], rare=listed(rare, 9), n_obj=listed(n, 20))
 
 def check_grounds(z, k:int, # (N,D) latents, number of clusters

@@ -112,10 +112,11 @@ def saved_pictures(folder)->dict: # of a run -> caption -> path
     paths = {'After the last epoch': last} | {c: folder/name for c, name in FILES.items()}
     return {c: p for c, p in paths.items() if p and p.is_file()}
 
-def write_report(folder, title:str, held_out:HeldOut, first=())->list: # of a run; of `Finding` -> of `Finding`
+def write_report(folder, title:str, held_out:HeldOut, # of a run
+                 also=())->list: # `Finding`s of before the training -> of `Finding`
     "Write `report.html`."
     folder, rows = Path(folder), read_rows(folder)
-    found = [*first, *training_findings(rows, held_out.curve, held_out.threshold)]
+    found = [*also, *training_findings(rows, held_out.curve, held_out.threshold)]
     tables, pictures = {}, {'Areas of the masks': area_figure(held_out)}
     if rows and rows[-1]['clusters']:
         tables[TABLE] = pd.DataFrame(rows[-1]['clusters']).set_index('cluster').round(4)

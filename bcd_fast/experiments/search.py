@@ -20,7 +20,7 @@ from ..backgrounds.stage1 import run_stage1
 from ..divergences.patches import PatchEBSW
 from ..masker.compositing import composite
 from ..training.losses import mean_square
-from ..training.stage2 import fit_stage2, stage2_learner
+from ..training.stage2 import fit_stage2, settled, stage2_learner
 from .configs import fill_settings
 
 # %% ../../nbs/experiments/06_search.ipynb #e6c73e67
@@ -181,9 +181,9 @@ def search_settings(cfg, folder, # settings of a run, folder for the search
                     space:dict=None)->int: # exit status
     "Search settings of stage 2 by the label-free loss and write the best. Raises `InputError`: no optuna."
     folder, n = Path(folder), cfg.hparams_search.n_trials
-    ds = load_data(cfg.data)
+    ds, set_by = load_data(cfg.data), 'user' if cfg.cluster.k else 'images'
     cfg, _ = fill_settings(cfg, ds)
-    s1, _ = run_stage1(cfg, ds)
+    cfg, s1 = settled(cfg, ds, run_stage1(cfg, ds)[0], set_by)
     usual = SPACE|(TEMPERATURE if cfg.divergence.name in TEMPERED else {})
     def objective(settings, report):
         trial = OmegaConf.from_dotlist(['bar=false', *(f'{k}={v}' for k, v in settings.items())])
