@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'STALE', 'FOUND_NOTHING', 'TOLD_APART',
-           'FEWEST_TOLD', 'AT_ONCE', 'FEW_ALARMS', 'WHOLE_DATA', 'AS_LARGE', 'SMALLER', 'NO_RUN', 'SAID', 'PICTURES',
-           'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line', 'write_settings',
-           'stage1_of', 'computed_stage1', 'find_stage1', 'find_threshold', 'keep_model', 'about_clusters',
-           'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of', 'finish_run', 'pictures_of',
-           'masks_of', 'held_out_masks', 'told_apart', 'apart_found', 'threshold_on', 'about_whole', 'score_test',
-           'run_whole', 'whole_metrics', 'begin_whole', 'run_experiment', 'settings_in', 'resume_run', 'read_run',
-           'evaluate_run', 'report']
+           'FEWEST_TOLD', 'OF_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'WHOLE_DATA', 'AS_LARGE', 'SMALLER', 'NO_RUN', 'SAID',
+           'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line',
+           'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'find_threshold', 'keep_model',
+           'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of', 'finish_run',
+           'pictures_of', 'masks_of', 'held_out_masks', 'told_apart', 'apart_found', 'threshold_on', 'about_whole',
+           'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
+           'run_experiment', 'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, pandas as pd, shutil, sys, torch
@@ -234,6 +234,7 @@ FOUND_NOTHING = ('warning: nothing was found: of held-out pictures, those with t
                  'bcd_check on the folder.')
 TOLD_APART = 'held-out pictures with the object are told from those without at AUROC {auroc:.2f} (.5 is chance).'
 FEWEST_TOLD = .7 # AUROC below which nothing was found
+OF_PICTURES = 'iou','dice','ap','iou_per_picture','background_masked','picture_auroc' # scores of whole pictures
 AT_ONCE = 32 # pictures that are predicted together
 FEW_ALARMS = .005 # share of the pixels of held-out backgrounds that may be masked, where nothing else is asked for
 
@@ -315,7 +316,7 @@ def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `r
     found = score_test(cfg, model, bags, held_out.threshold, folder)
     if auroc<FEWEST_TOLD:
         say(FOUND_NOTHING.format(auroc=auroc))
-    metrics |= {k: found.get(k) for k in ('iou','dice','ap','background_masked','picture_auroc')}
+    metrics |= {k: found.get(k) for k in OF_PICTURES}
     images = 2*cfg.trainer.bs*steps
     metrics |= dict(seconds_stage2=seconds, train_images_per_second=images/seconds, threshold=held_out.threshold,
                     parameters=count_parameters(model), held_out_auroc=auroc)
@@ -329,9 +330,26 @@ def whole_metrics(cfg, name:str, bags)->dict: # settings, experiment, Bags
     known |= {f'n_{part}': len(bags.indices()[part]) for part in ('train','test')}
     return known | dict(version=__version__, torch=torch.__version__, platform=platform_text())
 
+def same_pictures(bags, folder, to:str): # Bags, folder of a run, what for: one of `STALE`
+    "Raise `InputError` when a run has seen other pictures."
+    kept = folder/'pictures.json'
+    if not kept.is_file() or json.loads(kept.read_text())['fingerprint']!=bags.fingerprint():
+        raise InputError(STALE[to].format(folder=folder))
+
+def evaluate_whole(cfg, folder)->dict: # settings, folder of the run -> the metrics, also in eval.json
+    "Score a finished run on whole pictures again. Raises `InputError` when its data have changed."
+    bags = load_bags(cfg.data)
+    same_pictures(bags, folder, 'scores')
+    model, about = load_model(folder/'model')
+    metrics = json.loads((folder/'metrics.json').read_text())
+    found = score_test(cfg, model, bags, about['threshold'], folder)
+    metrics |= {k: found.get(k) for k in OF_PICTURES} | dict(peak_rss_mb=peak_rss_mb())
+    write_json(folder/'eval.json', metrics)
+    return metrics
+
 def begin_whole(cfg, name:str, folder, say, resume:bool, bags=None)->tuple: # as for `run_experiment`; Bags, or read
     "Read whole pictures, say what they are, and run."
-    check_whole(cfg)
+    check_whole(cfg, read=bags is None)
     bags = bags or load_bags(cfg.data)
     for message in bags.unreadable:
         say(SAY['left_out'].format(message=message))
@@ -340,6 +358,9 @@ def begin_whole(cfg, name:str, folder, say, resume:bool, bags=None)->tuple: # as
     say(AS_LARGE if bags.scale==1 else SMALLER.format(one_in=round(1/bags.scale)))
     if not resume:
         write_settings(cfg, name, folder)
+        write_json(folder/'pictures.json', dict(fingerprint=bags.fingerprint(), scale=bags.scale))
+    else:
+        same_pictures(bags, folder, 'resume')
     return run_whole(cfg, name, folder, say, resume, bags)
 
 WHOLE_DATA = '{objects:,} pictures with the object, {backgrounds:,} without: {source}'
@@ -403,7 +424,8 @@ def resume_run(folder, say=print)->tuple: # contents of metrics.json, messages a
 def read_run(folder)->tuple: # settings, name of the experiment
     "The settings of a finished run. Raises `InputError` when the folder is not one."
     folder = Path(folder)
-    missing = [f for f in ('config.yaml','metrics.json','stage1') if not (folder/f).exists()]
+    missing = [f for f in ('config.yaml','metrics.json') if not (folder/f).exists()]
+    missing += ['stage1'] if not (folder/'stage1').exists() and not (folder/'pictures.json').is_file() else []
     if missing:
         raise InputError(NO_RUN['unfinished'].format(folder=folder, missing=', '.join(missing)))
     return settings_in(folder)
@@ -411,6 +433,8 @@ def read_run(folder)->tuple: # settings, name of the experiment
 def evaluate_run(folder)->dict: # the metrics, also in eval.json
     "Score a finished run again. Raises `InputError` when it is not one, or when its data have changed."
     folder, (cfg, _) = Path(folder), read_run(folder)
+    if cfg.recipe=='whole':
+        return evaluate_whole(cfg, folder)
     ds = without_suspects(load_data(cfg.data), folder)
     s1 = stage1_of(cfg, ds, folder, 'scores')
     metrics = json.loads((folder/'metrics.json').read_text())

@@ -8,8 +8,9 @@ __all__ = ['ONLY_FOLDERS', 'ALONE', 'check_whole', 'reading_of', 'load_bags', 'b
 
 # %% ../../nbs/training/14_whole_pictures.ipynb #03834223
 from ..core import InputError
-from ..data.bags import Bags, read_bags
 from ..data.folders import Reading
+from ..data.datasets import require
+from ..data.bags import Bags, read_bags
 from ..masker.maskers import set_precision
 from .optimizers import OPTIMIZERS, make_opt_func
 from .checkpoints import Checkpoint
@@ -22,11 +23,12 @@ from .bag_learner import BagCallback, BagLearner, bag_learner
 ONLY_FOLDERS = 'recipe=whole needs data=folder: the data set {name} has no whole pictures; use recipe=fast.'
 ALONE = 'recipe=whole trains in one process: set trainer.processes=1.'
 
-def check_whole(cfg): # settings
+def check_whole(cfg, read:bool=True): # settings, whether files will be read
     "Raise `InputError` where whole pictures cannot be trained on."
-    if cfg.data.name!='folder' or not cfg.data.path:
-        raise InputError(ONLY_FOLDERS.format(name=cfg.data.name) if cfg.data.name!='folder' else
-                         'recipe=whole needs data.path=FOLDER with objects/ and backgrounds/.')
+    if cfg.data.name!='folder':
+        raise InputError(ONLY_FOLDERS.format(name=cfg.data.name))
+    if read:
+        require('folder', cfg.data.path)
     if cfg.trainer.processes>1:
         raise InputError(ALONE)
 

@@ -1,0 +1,109 @@
+"Whole pictures from files to masks: training, resuming, scoring again, predicting, from the command line and from Python."
+import json
+import numpy as np
+import pytest
+from bcd_fast import Segmenter
+from bcd_fast.core import InputError
+from bcd_fast.experiments.catalogue import compose_config
+from bcd_fast.experiments.runs import evaluate_run, resume_run, run_experiment
+from bcd_fast.prediction.models import load_model
+from PIL import Image
+
+TINY = ['trainer.epochs=2','trainer.steps=4','trainer.bs=4','trainer.paste=4','model.width=4','bar=false']
+
+def disc_picture(rng, with_disc, size): # -> (h,w) uint8, (h,w) bool
+    rows, columns = np.mgrid[:size[0], :size[1]]
+    disc = (rows-rng.integers(10, size[0]-10))**2+(columns-rng.integers(10, size[1]-10))**2<36
+    grays = 90+20*rng.standard_normal(size)+(90*disc if with_disc else 0)
+    return grays.clip(0, 255).astype(np.uint8), disc
+
+def write_set(folder, n=16, masks=True):
+    rng = np.random.default_rng(0)
+    for what in ('objects','backgrounds', *(['masks'] if masks else [])):
+        (folder/what).mkdir(parents=True)
+    for i in range(n):
+        size = (48, 48+8*(i%3))
+        shown, disc = disc_picture(rng, True, size)
+        Image.fromarray(shown).save(folder/f'objects/{i:02}.png')
+        Image.fromarray(disc_picture(rng, False, size)[0]).save(folder/f'backgrounds/{i:02}.png')
+        if masks:
+            Image.fromarray(disc.astype(np.uint8)*255).save(folder/f'masks/{i:02}.png')
+    return folder
+
+def settings(folder, *words):
+    return compose_config(['experiment=folder','recipe=whole',f'data.path={folder}',*TINY,*words])
+
+def silent(text):
+    "Nobody listens."
+
+def test_run_is_scored_on_whole_pictures(tmp_path):
+    data = write_set(tmp_path/'data')
+    metrics, left_out = run_experiment(settings(data), 'folder', tmp_path/'run', silent)
+    assert not left_out
+    assert 0<=metrics['ap']<=1 and 0<=metrics['background_masked']<=1
+    for name in ('report.html','masks.png','losses.png','thresholds.png','model/model.json','model/README.md'):
+        assert (tmp_path/'run'/name).is_file()
+    model, about = load_model(tmp_path/'run/model')
+    assert about['refined'] and model.after is not None
+    again = evaluate_run(tmp_path/'run')
+    assert again['ap']==pytest.approx(metrics['ap'], abs=1e-4)
+
+def test_same_seed_same_weights(tmp_path):
+    data, shas = write_set(tmp_path/'data', masks=False), []
+    for name in 'ab':
+        run_experiment(settings(data), 'folder', tmp_path/name, silent)
+        shas.append(json.loads((tmp_path/name/'model/model.json').read_text())['sha256'])
+    assert shas[0]==shas[1]
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    from bcd_fast.training import checkpoints
+    data = write_set(tmp_path/'data', masks=False)
+    run_experiment(settings(data), 'folder', tmp_path/'whole', silent)
+    write = checkpoints.write_state
+    def stop_after_first(path, state):
+        write(path, state)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(checkpoints, 'write_state', stop_after_first)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(settings(data), 'folder', tmp_path/'stopped', silent)
+    monkeypatch.undo()
+    resume_run(tmp_path/'stopped', silent)
+    shas = [json.loads((tmp_path/n/'model/model.json').read_text())['sha256'] for n in ('whole','stopped')]
+    assert shas[0]==shas[1]
+
+def test_other_pictures_do_not_go_on(tmp_path):
+    data = write_set(tmp_path/'data')
+    run_experiment(settings(data), 'folder', tmp_path/'run', silent)
+    Image.fromarray(np.zeros((48,48), np.uint8)).save(data/'objects/00.png')
+    with pytest.raises(InputError, match='have changed'):
+        evaluate_run(tmp_path/'run')
+
+def test_a_run_that_found_nothing_says_so(tmp_path):
+    rng, said = np.random.default_rng(0), []
+    for what in ('objects','backgrounds'):
+        (tmp_path/'data'/what).mkdir(parents=True)
+        for i in range(24):
+            Image.fromarray(rng.integers(0, 255, (48,48), dtype=np.uint8)).save(tmp_path/f'data/{what}/{i}.png')
+    metrics, _ = run_experiment(settings(tmp_path/'data','seed=1'), 'folder', tmp_path/'run', said.append)
+    if metrics['held_out_auroc']<.7:
+        assert 'nothing was found' in said[-1]
+        assert 'nothing found' in (tmp_path/'run/report.html').read_text()
+    else:
+        assert 'nothing was found' not in said[-1]
+
+def test_segmenter_takes_arrays_and_masks(tmp_path):
+    rng = np.random.default_rng(0)
+    shown = [disc_picture(rng, True, (48,64)) for _ in range(14)]
+    objects, masks = (np.stack(v) for v in zip(*shown))
+    backgrounds = np.stack([disc_picture(rng, False, (48,64))[0] for _ in range(14)])
+    tiny = dict(trainer__epochs=1, trainer__steps=3, trainer__bs=4, trainer__paste=4, model__width=4, bar=False)
+    seg = Segmenter.fit(objects, backgrounds, masks, tmp_path/'run', recipe='whole', **tiny)
+    assert seg.predict(objects)[0].shape==(48,64)
+    assert seg.metrics['ap'] is not None
+    with pytest.raises(InputError, match='13 masks for 14'):
+        Segmenter.fit(objects, backgrounds, masks[:13], tmp_path/'other', recipe='whole', **tiny)
+
+def test_bound_needs_masks(tmp_path):
+    data = write_set(tmp_path/'data', masks=False)
+    with pytest.raises(InputError, match='true masks'):
+        run_experiment(settings(data,'supervised=true'), 'folder', tmp_path/'run', silent)
