@@ -13,7 +13,8 @@ from fastcore.basics import patch
 from pathlib import Path
 from .core import InputError, keep_buffers
 from .data.formats import finished, split_array
-from .data.folders import Reading, Windows, list_files, object_pixels, pictures_dataset, read_files, same_channels
+from .data.folders import (
+    Reading, Windows, list_files, object_pixels, pictures_dataset, read_files, same_channels)
 from .data.bags import Reader, read_piles
 from .prediction.models import load_model, threshold_of
 from .prediction.predict import predict_pictures

@@ -1,4 +1,4 @@
-"Whole pictures from files to masks: training, resuming, scoring again, predicting, from the command line and from Python."
+"Whole pictures from files to masks: training, resuming, scoring again, from the command line and from Python."
 import json
 import numpy as np
 import pytest

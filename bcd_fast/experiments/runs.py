@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'STALE', 'FOUND_NOTHING', 'TOLD_APART',
-           'FEWEST_TOLD', 'OF_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'WHOLE_DATA', 'AS_LARGE', 'SMALLER', 'NO_RUN', 'SAID',
-           'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line',
-           'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'find_threshold', 'keep_model',
-           'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of', 'finish_run',
-           'pictures_of', 'masks_of', 'held_out_masks', 'told_apart', 'apart_found', 'threshold_on', 'about_whole',
-           'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
+           'FEWEST_TOLD', 'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'WHOLE_DATA', 'AS_LARGE', 'SMALLER',
+           'NO_RUN', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt',
+           'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'find_threshold',
+           'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of',
+           'finish_run', 'pictures_of', 'masks_of', 'held_out_masks', 'told_apart', 'apart_found', 'threshold_on',
+           'about_whole', 'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
            'run_experiment', 'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
@@ -235,6 +235,7 @@ FOUND_NOTHING = ('warning: nothing was found: of held-out pictures, those with t
 TOLD_APART = 'held-out pictures with the object are told from those without at AUROC {auroc:.2f} (.5 is chance).'
 FEWEST_TOLD = .7 # AUROC below which nothing was found
 OF_PICTURES = 'iou','dice','ap','iou_per_picture','background_masked','picture_auroc' # scores of whole pictures
+UNDER_PICTURES = 'held-out pictures: true masks drawn through, found masks dashed'
 AT_ONCE = 32 # pictures that are predicted together
 FEW_ALARMS = .005 # share of the pixels of held-out backgrounds that may be masked, where nothing else is asked for
 
@@ -250,6 +251,7 @@ def masks_of(model, about:dict, bags, reading, pile:str, numbers): # yields sour
         for (source, p), m in zip(found, predict_pictures(model, about, [p for _, p in found])):
             yield source, p, m
 
+# %% ../../nbs/experiments/05_runs.ipynb #7d9365fb
 def held_out_masks(model, about, bags, reading, part='valid')->dict: # pile -> list of (H,W) float32 in [0,1]
     "Masks of the pictures of a part."
     return {pile: [m for _, _, m in masks_of(model, about, bags, reading, pile, bags.indices(pile)[part])]
@@ -266,7 +268,7 @@ def apart_found(auroc:float)->Finding: # of `told_apart`
         return Finding('warning', 'nothing found', FOUND_NOTHING.format(auroc=auroc).removeprefix('warning: '))
     return Finding('fine', 'found', TOLD_APART.format(auroc=auroc))
 
-# %% ../../nbs/experiments/05_runs.ipynb #7d9365fb
+# %% ../../nbs/experiments/05_runs.ipynb #720318d8
 def threshold_on(cfg, masks:dict, say)->HeldOut: # settings, of `held_out_masks`, where messages go
     "False alarms on held-out backgrounds, and the threshold of the settings or the one that they ask for."
     curve, threshold = false_alarm_curve(masks['backgrounds'], masks['objects']), cfg.threshold
@@ -281,6 +283,7 @@ def about_whole(bags)->dict: # Bags -> as `load_model` gives it, what prediction
     "What a masker of whole pictures needs to be used."
     return dict(normalisation=bags.normalisation, scale=bags.scale, size=64)
 
+# %% ../../nbs/experiments/05_runs.ipynb #92ef89db
 def score_test(cfg, model, bags, threshold, folder)->dict: # settings, masker, Bags, folder of the run
     "Score whole test pictures in their own resolution, and draw some; None for each where there are no masks."
     scores, views, reading = PictureScores(threshold), [], reading_of(cfg.data)
@@ -293,10 +296,16 @@ def score_test(cfg, model, bags, threshold, folder)->dict: # settings, masker, B
                 scores.add(count_levels(m, truth), pile, p.name)
             if pile=='objects' and len(views)<12:
                 views.append(View(p.name[:24], bags.normalisation(p.values, p.valid), m>threshold, truth))
-    save_figure(views_figure([('held-out pictures: true masks drawn through, found masks dashed', views)]), folder/'masks.png')
+    save_figure(views_figure([(UNDER_PICTURES, views)]), folder/'masks.png')
     return scores.summary() if known else {}
 
-# %% ../../nbs/experiments/05_runs.ipynb #720318d8
+# %% ../../nbs/experiments/05_runs.ipynb #be543131
+WHOLE_DATA = '{objects:,} pictures with the object, {backgrounds:,} without: {source}'
+AS_LARGE = 'the masker sees the pictures in their own resolution'
+SMALLER = ('the masker sees the pictures at one {one_in}th of their resolution: more is not in them, or would take '
+           'too long')
+
+# %% ../../nbs/experiments/05_runs.ipynb #189860dc
 def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `run_experiment`; Bags
     "Train on whole pictures, write the model, score it on the test part."
     state = checkpoint_of(folder) if resume else None
@@ -323,10 +332,12 @@ def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `r
     finish_run(metrics, findings, folder)
     return metrics, bags.unreadable
 
+# %% ../../nbs/experiments/05_runs.ipynb #9e15199b
 def whole_metrics(cfg, name:str, bags)->dict: # settings, experiment, Bags
     "What of `metrics.json` is known before anything is computed."
     known = {g: cfg[g].name for g in ('model','data')} | {k: cfg[k] for k in ('size','recipe','supervised','seed')}
-    known |= dict(experiment=name, settings=settings_hash(cfg), k=1, source=bags.source, scale=bags.scale, seconds_stage1=0.)
+    known |= dict(experiment=name, settings=settings_hash(cfg), k=1, source=bags.source)
+    known |= dict(scale=bags.scale, seconds_stage1=0.)
     known |= {f'n_{part}': len(bags.indices()[part]) for part in ('train','test')}
     return known | dict(version=__version__, torch=torch.__version__, platform=platform_text())
 
@@ -347,6 +358,7 @@ def evaluate_whole(cfg, folder)->dict: # settings, folder of the run -> the metr
     write_json(folder/'eval.json', metrics)
     return metrics
 
+# %% ../../nbs/experiments/05_runs.ipynb #d1dd2238
 def begin_whole(cfg, name:str, folder, say, resume:bool, bags=None)->tuple: # as for `run_experiment`; Bags, or read
     "Read whole pictures, say what they are, and run."
     check_whole(cfg, read=bags is None)
@@ -362,10 +374,6 @@ def begin_whole(cfg, name:str, folder, say, resume:bool, bags=None)->tuple: # as
     else:
         same_pictures(bags, folder, 'resume')
     return run_whole(cfg, name, folder, say, resume, bags)
-
-WHOLE_DATA = '{objects:,} pictures with the object, {backgrounds:,} without: {source}'
-AS_LARGE = 'the masker sees the pictures in their own resolution'
-SMALLER = 'the masker sees the pictures at one {one_in}th of their resolution: more is not in them, or would take too long'
 
 # %% ../../nbs/experiments/05_runs.ipynb #989018f4
 def run_experiment(cfg, name:str, # settings, name of the experiment

@@ -203,7 +203,7 @@ def make_masker(name:str='fast', # one of `MASKERS`
 class ModelConfig:
     "`model`: the network that makes masks."
     name: str = setting('fast', choices=MASKERS) # which network
-    width: Optional[int] = setting( # channels of the first layer; 8 (small), 16 (fast, even), 32 (large), 64 (unet) if null
+    width: Optional[int] = setting( # channels of the first layer; null: 8 small, 16 fast and even, 32 large, 64 unet
         None, least=4)
 
 def masker_of(m, # `ModelConfig`

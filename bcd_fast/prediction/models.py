@@ -49,7 +49,8 @@ def save_model(folder, # made if it is not there
     weights = save({k: v.contiguous().cpu() for k, v in model.state_dict().items()})
     about = {'format': FORMAT, 'masker': model.config, 'normalisation': numbers.normalisation.to_dict(),
              'size': size, 'scale': numbers.scale, 'nodata': numbers.nodata, 'clusters': clusters,
-             'threshold': threshold.value, 'refined': threshold.refined, 'false_alarms': threshold.false_alarms, 'seed': seed,
+             'threshold': threshold.value, 'refined': threshold.refined,
+             'false_alarms': threshold.false_alarms, 'seed': seed,
              'versions': dict(bcd_fast=__version__, torch=torch.__version__, python=platform.python_version()),
              'sha256': hashlib.sha256(weights).hexdigest()}
     write_whole(folder/'model.safetensors', weights)
@@ -58,7 +59,8 @@ def save_model(folder, # made if it is not there
 
 # %% ../../nbs/prediction/00_models.ipynb #a6efbbf0
 FIELDS = {'format': str, 'masker': dict, 'normalisation': dict, 'size': int,
-          'scale': (float,type(None)), 'nodata': (float,type(None)), 'clusters': dict, 'threshold': float, 'refined': bool,
+          'scale': (float,type(None)), 'nodata': (float,type(None)), 'clusters': dict, 'threshold': float,
+          'refined': bool,
           'false_alarms': dict, 'seed': int, 'versions': dict, 'sha256': str}
 SAY = {
     'missing': '{path} is no model folder: expected model.json and model.safetensors, '

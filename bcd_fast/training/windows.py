@@ -98,6 +98,7 @@ def pick(self:WindowLoader, what:str, u)->int: # pile, (6,) in [0,1) -> number o
         numbers = [*self.peaks]
     return int(numbers[int(u[0]*len(numbers))])
 
+# %% ../../nbs/training/11_windows.ipynb #81f885b5
 @patch
 def window_at(self:WindowLoader, what:str, i:int, u, peak=(None,None)): # pile, number, (6,) in [0,1) -> (C,h,w)
     "A window, mirrored as the numbers say."
