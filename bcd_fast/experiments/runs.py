@@ -302,8 +302,7 @@ def score_test(cfg, model, bags, threshold, folder)->dict: # settings, masker, B
 # %% ../../nbs/experiments/05_runs.ipynb #be543131
 WHOLE_DATA = '{objects:,} pictures with the object, {backgrounds:,} without: {source}'
 AS_LARGE = 'the masker sees the pictures in their own resolution'
-SMALLER = ('the masker sees the pictures at one {one_in}th of their resolution: more is not in them, or would take '
-           'too long')
+SMALLER = 'the masker sees the pictures {times} times smaller: more is not in them, or would take too long'
 
 # %% ../../nbs/experiments/05_runs.ipynb #189860dc
 def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `run_experiment`; Bags
@@ -367,7 +366,7 @@ def begin_whole(cfg, name:str, folder, say, resume:bool, bags=None)->tuple: # as
         say(SAY['left_out'].format(message=message))
     say(WHOLE_DATA.format(objects=len(bags.objects), backgrounds=len(bags.backgrounds), source=bags.source))
     say(bags.pictures)
-    say(AS_LARGE if bags.scale==1 else SMALLER.format(one_in=round(1/bags.scale)))
+    say(AS_LARGE if bags.scale==1 else SMALLER.format(times=round(1/bags.scale)))
     if not resume:
         write_settings(cfg, name, folder)
         write_json(folder/'pictures.json', dict(fingerprint=bags.fingerprint(), scale=bags.scale))
