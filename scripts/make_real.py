@@ -150,7 +150,7 @@ def maps_in(folder):
     return (np.load(p) for p in sorted(folder.glob('*.npy')))
 
 
-def anomalib_scores(job, run, sight, kept):
+def anomalib_scores(job, run):
     "Scores in [0,1] of each test picture; those of distances begin where kept backgrounds end."
     raws = [m.ravel() for m in maps_in(run/'maps/kept')]
     ends = ends_of(np.concatenate(raws)) if job.method == 'student_teacher' else None
@@ -167,11 +167,11 @@ def run_anomalib(job, run):
         save_colours(sight, pictures, run/name)
     words = ['--method', job.method, '--train', run/'train', '--maps', run/'kept', run/'test', '--out', run/'maps',
              '--seconds', 60*job.minutes, '--seed', job.seed, '--size', SIDE]
-    call([job.python, TOP/'scripts/anomalib_peers.py', *map(str, words)], run/'log.txt')
+    call([*map(str, [job.python, TOP/'scripts/anomalib_peers.py', *words])], run/'log.txt')
     if not (run/'maps/about.json').is_file():
         raise InputError(f'{run}/log.txt: {tail_of(run/"log.txt")}')
     about = json.loads((run/'maps/about.json').read_text())
-    scores = score_pictures(anomalib_scores(job, run, sight, kept))
+    scores = score_pictures(anomalib_scores(job, run))
     for name in ('train', 'kept', 'test', 'maps'):
         shutil.rmtree(run/name)
     return scores, about | dict(command=' '.join(['anomalib_peers.py', *map(str, words[:2]), *map(str, words[-6:])]))
