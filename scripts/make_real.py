@@ -9,7 +9,7 @@ test_masks/ and test_backgrounds/ for scores. A training gets a folder of links 
 bound one with masks/ too. FOLDER/real.jsonl grows by a line as soon as a run is scored; what is there is not run again.
 FOLDER/real.csv has means over seeds, their standard deviation, and the share of the bound.
 """
-import argparse, json, multiprocessing, shutil, subprocess, sys, tempfile, time
+import argparse, json, multiprocessing, os, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -33,7 +33,8 @@ ANOMALIB = 'draem', 'student_teacher'
 NO_SEED = [n for n in PEERS if n.startswith('otsu') or n == 'grabcut'] # nothing is random: one run is enough
 KEPT = ('iou', 'dice', 'best', 'best_threshold', 'ap', 'iou_per_picture', 'area', 'background_masked', 'picture_auroc',
         'pictures', 'backgrounds', 'threshold')
-SHOWN = 'iou', 'ap', 'best', 'iou_per_picture', 'background_masked', 'picture_auroc', 'seconds', 'peak_rss_mb'
+SHOWN = ('iou', 'ap', 'best', 'iou_per_picture', 'background_masked', 'picture_auroc', 'seconds', 'cpu_seconds',
+         'peak_rss_mb')
 SHARED = 'iou', 'ap' # as shares of the bound
 
 
@@ -193,6 +194,7 @@ def make(job):
     how = run_package if job.method in OWN else run_anomalib if job.method in ANOMALIB else run_peer
     scores, cost = how(job, run)
     about = dict(set=job.data.name, method=job.method, seed=job.seed, minutes=job.minutes)
+    cost |= dict(cpu_seconds=sum(os.times()[:4])) # of this process and its programs: what the machine had to give
     machine = dict(version=__version__, commit=commit(), torch=torch.__version__, machine=platform_text(),
                    when=time.strftime('%Y-%m-%d %H:%M'))
     return about | {k: scores[k] for k in KEPT} | cost | machine
