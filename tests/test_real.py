@@ -3,11 +3,12 @@ import json, sys
 from pathlib import Path
 
 import numpy as np, pandas as pd
-import pytest
+import pytest, torch
 from PIL import Image
 from conftest import SHORT
 from bcd_fast.core import InputError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'scripts'))
+import anomalib_peers  # noqa: E402
 import make_real as real  # noqa: E402
 
 
@@ -145,6 +146,34 @@ def test_anomalib(job, monkeypatch, method):
     assert row['ap'] > .99 and row['pictures'] == row['backgrounds'] == 4
     masked = row['background_masked']
     assert masked == 0 if method == 'draem' else .005 < masked < .02 # one pixel in a hundred
+
+
+class Mean:
+    "Instead of a network of anomalib: it learns the mean gray, and a map is the distance from it."
+    def __init__(self, textures=None):
+        self.net, self.batch = torch.nn.Linear(1, 1), 4
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=.5)
+
+    def loss(self, x):
+        return (self.net.bias-x.mean()).square().sum()
+
+    def map(self, x):
+        return (x.mean(1)-self.net.bias).abs()
+
+
+def test_anomalib_program(data, tmp_path, monkeypatch):
+    "Its loop learns, and its maps have the resolution of their pictures; so far without anomalib."
+    monkeypatch.setitem(anomalib_peers.METHODS, 'draem', Mean)
+    monkeypatch.setattr(anomalib_peers, 'version', lambda name: '0')
+    where = dict(train=data/'discs/backgrounds', maps=data/'discs/test_objects', out=tmp_path)
+    words = [w for k, v in where.items() for w in (f'--{k}', str(v))]
+    anomalib_peers.main(['--method', 'draem', *words, '--seconds', '.5', '--size', '32'])
+    about = json.loads((tmp_path/'about.json').read_text())
+    assert about['steps'] > 3 and about['size'] == [64, 64] # two steps of 32 at least
+    for path in (data/'discs/test_objects').iterdir():
+        found, picture = np.load(tmp_path/f'test_objects/{path.stem}.npy'), np.asarray(Image.open(path))
+        assert found.shape == picture.shape
+        assert found[picture > 150].mean() > .3 and found[picture < 100].mean() < .1
 
 
 def test_package_and_bound(data, tmp_path):
