@@ -6,9 +6,9 @@
 __all__ = ['SMALL', 'OUTER', 'ends_of', 'in_scale', 'rms', 'ratio', 'halved', 'traits_of', 'Ground', 'drawn', 'cells_of',
            'ground_of', 'parts_of', 'scenes_by_name', 'folds_of', 'log_odds', 'asked', 'quantiles_of', 'ground_said',
            'auroc_of', 'beginnings', 'foreign_names', 'told_from_rest', 'coverage', 'asked_patches', 'excess',
-           'object_share']
+           'patches_said', 'object_share', 'least_patches']
 
-# %% ../../nbs/scoring/05_grounds.ipynb #71560d1f
+# %% ../../nbs/scoring/05_grounds.ipynb #126c4d2c
 import numpy as np, re
 from collections import Counter
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from ..data.normalisation import some_pixels
 
-# %% ../../nbs/scoring/05_grounds.ipynb #807e6d46
+# %% ../../nbs/scoring/05_grounds.ipynb #404bd6e5
 def ends_of(pictures, # list of `Picture`
             share:float=.02, seed:int=0 # of the pixels of a picture, of their choice
            )->tuple: # what becomes 0, what becomes 1: (C,) each
@@ -45,7 +45,7 @@ def in_scale(p, # `Picture`
     k = max(1, -(-least//min(v.shape[1:])))
     return ((v-low)/(high-low)).repeat(k, 1).repeat(k, 2)
 
-# %% ../../nbs/scoring/05_grounds.ipynb #3fe7f7ef
+# %% ../../nbs/scoring/05_grounds.ipynb #47923e0c
 SMALL = 1e-3 # of the scale: what a ratio does not divide by less than
 
 def rms(v)->np.ndarray: # (n,h,w) -> (n,)
@@ -73,7 +73,7 @@ def traits_of(v)->np.ndarray: # (n,C,s,s) patches in scale, s at least 4 -> (n,T
     bands = v.mean((2,3)).T[:3] if v.shape[1]>1 else []
     return np.column_stack([mean, sd, *levels, x, y, second, *shape, *bands]).astype(np.float32)
 
-# %% ../../nbs/scoring/05_grounds.ipynb #dcb90343
+# %% ../../nbs/scoring/05_grounds.ipynb #05741e12
 @dataclass
 class Ground:
     "Patches of the pictures of a pile."
@@ -111,7 +111,7 @@ def ground_of(pictures, # list of `Picture`
     x = np.stack([of(p) for p in some])
     return Ground(x.reshape(len(x), 9, each, -1), [p.name for p in some])
 
-# %% ../../nbs/scoring/05_grounds.ipynb #01aababc
+# %% ../../nbs/scoring/05_grounds.ipynb #12937e52
 def parts_of(name:str)->list: # of a file
     "The parts of a name."
     return [t for t in re.split(r'[^A-Za-z0-9]+', Path(name.split('#')[0]).stem) if t]
@@ -143,7 +143,7 @@ def asked(x, y, # (N,T) numbers, (N,) bool
         out[test] = trees.fit(x[train], y[train]).predict_proba(x[test])[:,1]
     return log_odds(out)
 
-# %% ../../nbs/scoring/05_grounds.ipynb #09b9240e
+# %% ../../nbs/scoring/05_grounds.ipynb #7cb53826
 OUTER = [0,1,2,3,5,6,7,8]
 
 def quantiles_of(x)->np.ndarray: # (N,n,T) -> (N,3T)
@@ -165,7 +165,7 @@ def auroc_of(o, b)->float: # (N,), (M,) what is said -> in [0,1]
     "How well two heaps of numbers are told apart."
     return float(roc_auc_score(np.repeat([1,0], [len(o), len(b)]), np.concatenate([o, b])))
 
-# %% ../../nbs/scoring/05_grounds.ipynb #9c3a2a8e
+# %% ../../nbs/scoring/05_grounds.ipynb #d832756e
 def beginnings(name:str)->tuple: # of a file
     "Three ways to name the source of a picture: the letters it begins with, its first part, its first two."
     parts = parts_of(name) or ['']
@@ -186,7 +186,7 @@ def foreign_names(backgrounds, objects, # names
             best = of, new
     return best
 
-# %% ../../nbs/scoring/05_grounds.ipynb #22ab82c1
+# %% ../../nbs/scoring/05_grounds.ipynb #5a52aee1
 def told_from_rest(g:Ground, of, # (N,) bool
                    seed:int=0)->float: # AUROC, .5 where one of the two has fewer than ten
     "How clearly a group of backgrounds is told from the others."
@@ -196,7 +196,7 @@ def told_from_rest(g:Ground, of, # (N,) bool
     said = asked(quantiles_of(g.x.reshape(n, cells*each, t)), of, scenes_by_name(g.names), seed)
     return auroc_of(said[of], said[~of])
 
-# %% ../../nbs/scoring/05_grounds.ipynb #311a783b
+# %% ../../nbs/scoring/05_grounds.ipynb #b7e1796e
 def coverage(objects:Ground, backgrounds:Ground, near:int=60, # cells that are nearest
              seed:int=0)->np.ndarray: # (N,), 1 where object pictures are as usual as backgrounds, 0 where there are none
     "How often object pictures show the ground of each background."
@@ -209,7 +209,7 @@ def coverage(objects:Ground, backgrounds:Ground, near:int=60, # cells that are n
     own = of==n_o+np.arange(n_b)[:,None]
     return (of<n_o).mean(1)/n_o/np.maximum(((of>=n_o)&~own).mean(1)/n_b, 1e-9)
 
-# %% ../../nbs/scoring/05_grounds.ipynb #478d63ea
+# %% ../../nbs/scoring/05_grounds.ipynb #b6d9f9f0
 def asked_patches(x, y, # (N,n,T) traits, (N,) bool
                   groups, seed:int=0)->np.ndarray: # (N,) numbers of scenes -> (N,n) log odds
     "What trees that have not seen a picture say of its patches."
@@ -231,14 +231,23 @@ def excess(o, b, # (n,), (m,) log odds of patches
     at = above(o, np.quantile(b, 1-rarest))
     return (at-rarest)/(1-rarest), float((above(o, limits)-above(b_sorted, limits)).max())
 
-def object_share(objects:Ground, backgrounds:Ground, # of patches of six pixels
-                 again:int=40, seed:int=0)->tuple: # draws -> low, high in [0,1]
-    "A rough range of the share of an object picture that the object takes."
+def patches_said(objects:Ground, backgrounds:Ground, # of patches of six pixels
+                 seed:int=0)->tuple: # (N,n) log odds of patches of object pictures, (M,n) of backgrounds
+    "What is said of all patches."
     o, b = (g.x.reshape(len(g.names), -1, g.x.shape[-1]) for g in (objects, backgrounds))
     y = np.arange(len(o)+len(b))<len(o)
     s = asked_patches(np.concatenate([o, b]), y, scenes_by_name(objects.names+backgrounds.names), seed)
-    rng, (s_o, s_b) = np.random.default_rng(seed), (s[y], s[~y])
+    return s[y], s[~y]
+
+def object_share(said:tuple, # of `patches_said`
+                 again:int=40, seed:int=0)->tuple: # draws -> low, high in [0,1]
+    "A rough range of the share of an object picture that the object takes."
+    rng = np.random.default_rng(seed)
     def draw(s):
         return s[rng.integers(0, len(s), len(s))].ravel()
-    e = np.array([excess(draw(s_o), draw(s_b)) for _ in range(again)])
+    e = np.array([excess(*map(draw, said)) for _ in range(again)])
     return tuple(float(max(0., v)) for v in (np.quantile(e[:,0], .05), np.quantile(e[:,1], .95)))
+
+def least_patches(said:tuple, percent:float=10)->float: # of `patches_said`; of a picture's patches -> AUROC
+    "How well piles are told apart by the least object-like patches, for objects that touch every cell."
+    return auroc_of(*(np.percentile(s, percent, axis=1) for s in said))

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['LIMITS', 'LEAST', 'ABOUT_SOURCES', 'SURE', 'ABOUT_GROUND', 'ABOUT_OBJECTS', 'ABOUT_COPIES', 'CROSS', 'SPLIT',
            'ABOUT_WINDOWS', 'Piles', 'piles_of', 'filled_in', 'without', 'check_named', 'same_by_name', 'check_unlike',
-           'check_sources', 'check_ground', 'scale_of', 'share_of', 'check_object', 'small_of', 'about_near',
+           'check_sources', 'said_of', 'check_ground', 'scale_of', 'check_object', 'small_of', 'about_near',
            'about_shifted', 'check_copies', 'check_spread', 'windows_each', 'check_cutting', 'check_piles']
 
-# %% ../../nbs/scoring/07_piles.ipynb #a8c18f09
+# %% ../../nbs/scoring/07_piles.ipynb #4eff9026
 import numpy as np
 from dataclasses import dataclass, replace
 from ..drawing.pages import Finding, listed
 from .copies import leaked, near_pairs, scenes_of, shifted_pairs, small_gray
 from .grounds import (Ground, auroc_of, beginnings, coverage, ends_of, foreign_names, ground_of,
-                                      ground_said, object_share, told_from_rest)
+                                      ground_said, least_patches, object_share, patches_said, told_from_rest)
 
-# %% ../../nbs/scoring/07_piles.ipynb #804adb30
+# %% ../../nbs/scoring/07_piles.ipynb #281c39b6
 LIMITS = dict(foreign=.9, many=.2, uncovered=.2, distinct=.95, usual=.7, partly=.8, alone=.9, compact=.3,
               near=.1, some_near=.02, shifted=.3, some_shifted=.1, unseen=.002, region=.15, pixels=8, reduced=4,
               windows=2, spread=3)
@@ -49,7 +49,7 @@ def without(p:Piles, names)->Piles: # of backgrounds that are left out
     return replace(p, backgrounds=[x for x in p.backgrounds if x.name not in left],
                    b=p.b.subset(np.array([n not in left for n in p.b.names])))
 
-# %% ../../nbs/scoring/07_piles.ipynb #9c53090a
+# %% ../../nbs/scoring/07_piles.ipynb #1f5fde9a
 ABOUT_SOURCES = dict(
     named=Finding('warning', 'sources', '{n:,} of {all:,} backgrounds (names that begin with {begin}; {names}) come '
                   'from another source than all object pictures: no object picture has such a name, and their ground '
@@ -61,8 +61,8 @@ ABOUT_SOURCES = dict(
                    'another gain, another sensor? A masker may learn that instead of the object: leave them out, or '
                    'add object pictures of that source.'),
     rare=Finding('note', 'sources', 'about {n:,} of {all:,} backgrounds ({names}) lie on ground that object pictures '
-                 'hardly show: harmless where it is only another place of the same source, which they seem to be; '
-                 'else leave them out.'),
+                 'hardly show: harmless where it is only another place of the same source; leave them out where it '
+                 'is another survey or gain.'),
     fine=Finding('fine', 'sources', 'no group of backgrounds is unlike all object pictures.'))
 
 def check_named(p:Piles)->tuple: # -> list of Finding, piles without what was found
@@ -99,7 +99,7 @@ def check_sources(p:Piles)->tuple: # -> list of Finding, piles without backgroun
     named, rest = check_named(p)
     return [*named, *check_unlike(rest)] or [ABOUT_SOURCES['fine']], rest
 
-# %% ../../nbs/scoring/07_piles.ipynb #5414808c
+# %% ../../nbs/scoring/07_piles.ipynb #42f99219
 SURE = 'the surest of them objects/{object} and backgrounds/{background}'
 ABOUT_GROUND = dict(
     alone=Finding('problem', 'ground', 'the ground alone tells the piles apart: AUROC {auroc:.2f} (.5 is guessing) by '
@@ -112,16 +112,21 @@ ABOUT_GROUND = dict(
                    'in the same way.'),
     fine=Finding('fine', 'ground', 'the ground of the two piles is much the same: AUROC {auroc:.2f} (.5 is guessing).'))
 
-def check_ground(p:Piles, share:tuple=(0,0))->list: # lower and upper bound of `object_share` -> of Finding
+def said_of(p:Piles, most:int=400)->tuple: # pictures -> what is said of patches of object pictures, of backgrounds
+    "What small patches say of their pile."
+    return patches_said(*(ground_of(x, p.ends, side=6, each=4, most=most, seed=p.seed)
+                          for x in (p.objects, p.backgrounds)), seed=p.seed)
+
+def check_ground(p:Piles, said:tuple, share:tuple)->list: # of `said_of`, of `object_share` -> of Finding
     "Whether the ground alone tells the piles apart."
     o, b = ground_said(p.o, p.b, seed=p.seed)
-    auroc = auroc_of(o, b)
+    auroc = auroc_of(o, b) if share[0]<LIMITS['region'] else min(auroc_of(o, b), least_patches(said))
     compact = share[0]<LIMITS['compact']/2 and share[1]<LIMITS['compact']*1.5
     which = ('fine' if auroc<LIMITS['partly'] else 'alone' if auroc>=LIMITS['alone'] and compact else 'partly')
     return [filled_in(ABOUT_GROUND[which], auroc=auroc, object=p.o.names[o.argmax()],
                       background=p.b.names[b.argmin()])]
 
-# %% ../../nbs/scoring/07_piles.ipynb #d979c944
+# %% ../../nbs/scoring/07_piles.ipynb #b2b951b4
 ABOUT_OBJECTS = dict(
     unseen=Finding('warning', 'object', 'no part of the object pictures is told from the backgrounds for sure (the '
                    'object takes {low:.1%} to {high:.1%} of a picture by a rough estimate without masks): it is very '
@@ -140,12 +145,7 @@ def scale_of(pictures, size:int, fit:str)->float: # of `Picture`; side of the wi
     "How much pictures are enlarged for training, in the median."
     return size/float(np.median([min(p.values.shape[1:]) for p in pictures]))
 
-def share_of(p:Piles, most:int=400)->tuple: # pictures -> low, high in [0,1]
-    "A rough range of the share of an object picture that the object takes."
-    return object_share(*(ground_of(x, p.ends, side=6, each=4, most=most, seed=p.seed)
-                          for x in (p.objects, p.backgrounds)), seed=p.seed)
-
-def check_object(p:Piles, share:tuple, # of `share_of`
+def check_object(p:Piles, share:tuple, # of `object_share`
                  scale:float, # of `scale_of`
                  differ:bool=False # whether the grounds do
                 )->list: # of Finding
@@ -158,7 +158,7 @@ def check_object(p:Piles, share:tuple, # of `share_of`
     but = ', and the grounds differ: it may be less' if differ else ''
     return [filled_in(ABOUT_OBJECTS[which], low=low, high=high, pixels=pixels, but=but)]
 
-# %% ../../nbs/scoring/07_piles.ipynb #5d546290
+# %% ../../nbs/scoring/07_piles.ipynb #becf42c9
 ABOUT_COPIES = dict(
     near=Finding('warning', 'near copies', '{n:,} of {all:,} pictures are near copies of others (such as {names}): '
                  '{scenes:,} scenes{cross}. '),
@@ -208,7 +208,7 @@ def check_copies(found, seed:int=0)->list: # objects, backgrounds -> list of (nu
     fine = filled_in(ABOUT_COPIES['fine'], n=len(np.unique(near)), all=len(names), share=share)
     return out or [fine]
 
-# %% ../../nbs/scoring/07_piles.ipynb #86ab30f6
+# %% ../../nbs/scoring/07_piles.ipynb #419b1498
 ABOUT_WINDOWS = dict(
     spread=Finding('warning', 'picture sizes', 'the shorter sides go from {low:.0f} to {high:.0f} pixels '
                    '(backgrounds and objects; {names}): where pictures were cut to their objects, '
@@ -246,7 +246,7 @@ def check_cutting(objects, backgrounds, size:int=64, fit:str='scale')->list: # o
         out.append(filled_in(ABOUT_WINDOWS['windows'], n=n.mean(), names=names))
     return out or [filled_in(ABOUT_WINDOWS['fine'], k=1/scale)]
 
-# %% ../../nbs/scoring/07_piles.ipynb #bc1a28e4
+# %% ../../nbs/scoring/07_piles.ipynb #38014143
 def check_piles(found, # objects, backgrounds -> list of (number, Picture)
                 size:int=64, fit:str='scale', # of the windows of training
                 seed:int=0)->list: # of Finding
@@ -255,8 +255,9 @@ def check_piles(found, # objects, backgrounds -> list of (number, Picture)
         return []
     whole = piles_of(found, seed)
     sources, p = check_sources(whole)
-    share = share_of(p)
-    ground = check_ground(p, share)
+    said = said_of(p)
+    share = object_share(said, seed=seed)
+    ground = check_ground(p, said, share)
     object_ = check_object(p, share, scale_of(p.objects, size, fit), ground[0].level!='fine')
     cutting = check_cutting(whole.objects, whole.backgrounds, size, fit)
     return [*sources, *ground, *object_, *check_copies(found, seed), *cutting]
