@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['small_gray', 'unit_rows', 'near_pairs', 'shared_parts', 'overlaps', 'shifted_pairs', 'scenes_of', 'leaked']
 
-# %% ../../nbs/scoring/06_copies.ipynb #7f4be29c
+# %% ../../nbs/scoring/06_copies.ipynb #393269bc
 import numpy as np
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from ..data.images import PARTS, split_indices
 
-# %% ../../nbs/scoring/06_copies.ipynb #fae8592b
+# %% ../../nbs/scoring/06_copies.ipynb #9c492887
 def small_gray(p, # `Picture`
                side:int=16)->np.ndarray: # pixels -> (side,side) float32
     "A small picture, the mean of its bands."
@@ -40,7 +40,7 @@ def near_pairs(small, # (N,s,s) of `small_gray`
         out.append(np.column_stack([a+i, b])[a+i<b])
     return np.concatenate(out)
 
-# %% ../../nbs/scoring/06_copies.ipynb #5c0478b5
+# %% ../../nbs/scoring/06_copies.ipynb #879c5204
 def shared_parts(a, b, # (s,s) each
                  shift:int)->list: # pixels -> four of (part of a, part of b)
     "The part that two windows share when one lies further along or across."
@@ -64,7 +64,7 @@ def shifted_pairs(small, names, # (N,s,s) of `small_gray`, N names of files
     found = np.array([overlaps(small[i], small[j]) for i, j in pairs], bool)
     return pairs[found], float(found.mean()) if len(found) else 0.
 
-# %% ../../nbs/scoring/06_copies.ipynb #120fadd7
+# %% ../../nbs/scoring/06_copies.ipynb #565e0dec
 def scenes_of(n:int, pairs)->np.ndarray: # pictures, (P,2) -> (n,) numbers of scenes
     "What is joined by pairs."
     links = coo_array((np.ones(len(pairs)), tuple(np.asarray(pairs).reshape(-1,2).T)), shape=(n,n))

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['LIMITS', 'LEAST', 'ABOUT_SOURCES', 'SURE', 'ABOUT_GROUND', 'ABOUT_OBJECTS', 'ABOUT_COPIES', 'CROSS', 'SPLIT',
            'ABOUT_WINDOWS', 'Piles', 'piles_of', 'filled_in', 'without', 'check_named', 'same_by_name', 'check_unlike',
-           'check_sources', 'said_of', 'check_ground', 'scale_of', 'check_object', 'small_of', 'about_near',
-           'about_shifted', 'check_copies', 'check_spread', 'windows_each', 'check_cutting', 'check_piles']
+           'check_sources', 'said_of', 'check_ground', 'scale_of', 'check_object', 'in_blocks', 'small_of',
+           'about_near', 'about_shifted', 'check_copies', 'check_spread', 'windows_each', 'check_cutting',
+           'check_piles']
 
-# %% ../../nbs/scoring/07_piles.ipynb #4eff9026
+# %% ../../nbs/scoring/07_piles.ipynb #9795d0e6
 import numpy as np
 from dataclasses import dataclass, replace
 from ..drawing.pages import Finding, listed
@@ -16,10 +17,10 @@ from .copies import leaked, near_pairs, scenes_of, shifted_pairs, small_gray
 from .grounds import (Ground, auroc_of, beginnings, coverage, ends_of, foreign_names, ground_of,
                                       ground_said, least_patches, object_share, patches_said, told_from_rest)
 
-# %% ../../nbs/scoring/07_piles.ipynb #281c39b6
-LIMITS = dict(foreign=.9, many=.2, uncovered=.2, distinct=.95, usual=.7, partly=.8, alone=.9, compact=.3,
-              near=.1, some_near=.02, shifted=.3, some_shifted=.1, unseen=.002, region=.15, pixels=8, reduced=4,
-              windows=2, spread=3)
+# %% ../../nbs/scoring/07_piles.ipynb #1df27eec
+LIMITS = {'foreign': .9, 'many': .2, 'uncovered': .2, 'distinct': .95, 'usual': .7, 'partly': .8, 'alone': .9,
+          'compact': .3, 'near': .1, 'some_near': .02, 'shifted': .3, 'some_shifted': .1, 'unseen': .002,
+          'region': .15, 'pixels': 8, 'reduced': 4, 'windows': 2, 'spread': 3}
 LEAST = 12 # pictures of a pile: with fewer nothing can be said
 
 @dataclass
@@ -49,22 +50,23 @@ def without(p:Piles, names)->Piles: # of backgrounds that are left out
     return replace(p, backgrounds=[x for x in p.backgrounds if x.name not in left],
                    b=p.b.subset(np.array([n not in left for n in p.b.names])))
 
-# %% ../../nbs/scoring/07_piles.ipynb #1f5fde9a
+# %% ../../nbs/scoring/07_piles.ipynb #5d2ab235
 ABOUT_SOURCES = dict(
     named=Finding('warning', 'sources', '{n:,} of {all:,} backgrounds (names that begin with {begin}; {names}) come '
                   'from another source than all object pictures: no object picture has such a name, and their ground '
                   'is told from that of the other backgrounds with an AUROC of {auroc:.2f} (.5 is guessing). Another '
                   'survey, another gain, another sensor? A masker may learn the source instead of the object: leave '
                   'them out, or add object pictures of that source.'),
-    unlike=Finding('warning', 'sources', 'some {n:,} of {all:,} backgrounds, perhaps more ({names}), are unlike all object pictures '
-                   'and a group apart from the other backgrounds (AUROC {auroc:.2f}, .5 is guessing): another survey, '
-                   'another gain, another sensor? A masker may learn that instead of the object: leave them out, or '
-                   'add object pictures of that source.'),
+    unlike=Finding('warning', 'sources', 'some {n:,} of {all:,} backgrounds, perhaps more ({names}), are unlike all '
+                   'object pictures and a group apart from the other backgrounds (AUROC {auroc:.2f}, .5 is '
+                   'guessing): another survey, another gain, another sensor? A masker may learn that instead of the '
+                   'object: leave them out, or add object pictures of that source.'),
     rare=Finding('note', 'sources', 'about {n:,} of {all:,} backgrounds ({names}) lie on ground that object pictures '
                  'hardly show: harmless where it is only another place of the same source; leave them out where it '
                  'is another survey or gain.'),
     fine=Finding('fine', 'sources', 'no group of backgrounds is unlike all object pictures.'))
 
+# %% ../../nbs/scoring/07_piles.ipynb #16d6fac4
 def check_named(p:Piles)->tuple: # -> list of Finding, piles without what was found
     "Backgrounds of another source, by name and by ground."
     of, begin = foreign_names([x.name for x in p.backgrounds], [x.name for x in p.objects])
@@ -99,7 +101,7 @@ def check_sources(p:Piles)->tuple: # -> list of Finding, piles without backgroun
     named, rest = check_named(p)
     return [*named, *check_unlike(rest)] or [ABOUT_SOURCES['fine']], rest
 
-# %% ../../nbs/scoring/07_piles.ipynb #42f99219
+# %% ../../nbs/scoring/07_piles.ipynb #a49b4577
 SURE = 'the surest of them objects/{object} and backgrounds/{background}'
 ABOUT_GROUND = dict(
     alone=Finding('problem', 'ground', 'the ground alone tells the piles apart: AUROC {auroc:.2f} (.5 is guessing) by '
@@ -112,6 +114,7 @@ ABOUT_GROUND = dict(
                    'in the same way.'),
     fine=Finding('fine', 'ground', 'the ground of the two piles is much the same: AUROC {auroc:.2f} (.5 is guessing).'))
 
+# %% ../../nbs/scoring/07_piles.ipynb #00a24bec
 def said_of(p:Piles, most:int=400)->tuple: # pictures -> what is said of patches of object pictures, of backgrounds
     "What small patches say of their pile."
     return patches_said(*(ground_of(x, p.ends, side=6, each=4, most=most, seed=p.seed)
@@ -126,15 +129,15 @@ def check_ground(p:Piles, said:tuple, share:tuple)->list: # of `said_of`, of `ob
     return [filled_in(ABOUT_GROUND[which], auroc=auroc, object=p.o.names[o.argmax()],
                       background=p.b.names[b.argmin()])]
 
-# %% ../../nbs/scoring/07_piles.ipynb #b2b951b4
+# %% ../../nbs/scoring/07_piles.ipynb #3f9ae969
 ABOUT_OBJECTS = dict(
     unseen=Finding('warning', 'object', 'no part of the object pictures is told from the backgrounds for sure (the '
                    'object takes {low:.1%} to {high:.1%} of a picture by a rough estimate without masks): it is very '
                    'small or thin, there are too few pictures, or the piles are mixed up. Cut smaller pictures around '
                    'the objects, or larger ones less reduced (data.size), and add pictures.'),
     small=Finding('warning', 'object', 'the object is small: it takes {low:.1%} to {high:.1%} of a picture (a rough '
-                  'estimate without masks), some {pixels:.0f} pixels across in a window of training. Less of it is left '
-                  'where it is thin. Try a larger data.size, or cut smaller pictures.'),
+                  'estimate without masks), some {pixels:.0f} pixels across in a window of training. Less of it is '
+                  'left where it is thin. Try a larger data.size, or cut smaller pictures.'),
     region=Finding('note', 'object', 'the object takes much of its pictures: {low:.0%} to {high:.0%} (a rough estimate '
                    'without masks{but}). It is a region and no compact thing: masks tend to cover only the surest '
                    'part of it.'),
@@ -158,10 +161,10 @@ def check_object(p:Piles, share:tuple, # of `object_share`
     but = ', and the grounds differ: it may be less' if differ else ''
     return [filled_in(ABOUT_OBJECTS[which], low=low, high=high, pixels=pixels, but=but)]
 
-# %% ../../nbs/scoring/07_piles.ipynb #becf42c9
+# %% ../../nbs/scoring/07_piles.ipynb #b2b69432
 ABOUT_COPIES = dict(
-    near=Finding('warning', 'near copies', '{n:,} of {all:,} pictures are near copies of others (such as {names}): '
-                 '{scenes:,} scenes{cross}. '),
+    near=Finding('warning', 'near copies', '{n:,} of {all:,} pictures that were looked at are near copies of others '
+                 '(such as {names}): {scenes:,} scenes{cross}. '),
     shifted=Finding('warning', 'overlap', '{share:.0%} of the pictures overlap with the one that follows by name (such '
                     'as {names}): windows of one strip. '),
     fine=Finding('fine', 'near copies', 'hardly any picture is a near copy of another one, or overlaps with the next '
@@ -171,13 +174,25 @@ SPLIT = ('After a random split {leaked:.0%} of the pictures outside the training
          'and scores are too good: keep a scene in one part, by a column `group` of the table or a common beginning '
          'of names; keep one of each scene where there are plenty.')
 
-def small_of(found)->tuple: # objects, backgrounds -> list of (number, Picture); -> 16 and 32 pixels, names, (N,) bool
-    "All pictures made small."
-    all_of = [(what=='objects', p) for what in ('objects','backgrounds') for _, p in found[what]]
+# %% ../../nbs/scoring/07_piles.ipynb #813f0617
+def in_blocks(n:int, most:int, rng, block:int=50)->np.ndarray: # pictures, and how many at most -> numbers, rising
+    "Some pictures: whole blocks of those that follow each other, so that neighbours stay together."
+    starts = np.arange(0, n, block)
+    if n>most:
+        starts = rng.choice(starts, max(1, most//block), replace=False)
+    return np.concatenate([np.arange(i, min(n, i+block)) for i in np.sort(starts)])
+
+def small_of(found, most:int=2000, seed:int=0 # objects, backgrounds -> list of (number, Picture); pictures of a pile
+            )->tuple: # (N,16,16), (N,32,32), N names, (N,) bool
+    "Pictures made small."
+    rng = np.random.default_rng(seed)
+    some = {what: in_blocks(len(found[what]), most, rng) for what in ('objects','backgrounds')}
+    all_of = [(what=='objects', found[what][i][1]) for what, at in some.items() for i in at]
     by_32 = np.stack([small_gray(p, 32) for _, p in all_of])
     by_16 = by_32.reshape(-1, 16, 2, 16, 2).mean((2,4))
     return by_16, by_32, [p.name for _, p in all_of], np.array([o for o, _ in all_of])
 
+# %% ../../nbs/scoring/07_piles.ipynb #aa2c4c26
 def about_near(pairs, names, of_objects)->list: # (P,2), N names, (N,) bool -> of Finding
     "The finding on near copies, where there are some."
     n, scenes = len(np.unique(pairs)), scenes_of(len(names), pairs)
@@ -201,21 +216,21 @@ def about_shifted(pairs, share, names, of_objects)->list: # (P,2), in [0,1], N n
 
 def check_copies(found, seed:int=0)->list: # objects, backgrounds -> list of (number, Picture); -> of Finding
     "Whether pictures are near copies, or windows that overlap."
-    by_16, by_32, names, of_objects = small_of(found)
+    by_16, by_32, names, of_objects = small_of(found, seed=seed)
     near = near_pairs(by_16)
     pairs, share = shifted_pairs(by_32, names, seed=seed)
     out = [*about_near(near, names, of_objects), *about_shifted(pairs, share, names, of_objects)]
     fine = filled_in(ABOUT_COPIES['fine'], n=len(np.unique(near)), all=len(names), share=share)
     return out or [fine]
 
-# %% ../../nbs/scoring/07_piles.ipynb #419b1498
+# %% ../../nbs/scoring/07_piles.ipynb #a05296a4
 ABOUT_WINDOWS = dict(
     spread=Finding('warning', 'picture sizes', 'the shorter sides go from {low:.0f} to {high:.0f} pixels '
                    '(backgrounds and objects; {names}): where pictures were cut to their objects, '
                    'data.fit=each brings all to one size; else cut all in one way.'),
     reduced=Finding('warning', 'resolution', 'pictures are reduced {k:.1f} times for training ({side:.0f} pixels to '
-                    '{size}): what is narrower than {k:.0f} pixels is less than one pixel then. Take a larger data.size, '
-                    'or cut smaller pictures.'),
+                    '{size}): what is narrower than {k:.0f} pixels is less than one pixel then. Take a larger '
+                    'data.size, or cut smaller pictures.'),
     windows=Finding('warning', 'windows', 'an object picture gives {n:.1f} windows of training, and its label holds '
                     'for all of them: where the object is small, most windows of object pictures show none (such as '
                     '{names}). Cut pictures around the objects, not much larger than these.'),
@@ -246,7 +261,7 @@ def check_cutting(objects, backgrounds, size:int=64, fit:str='scale')->list: # o
         out.append(filled_in(ABOUT_WINDOWS['windows'], n=n.mean(), names=names))
     return out or [filled_in(ABOUT_WINDOWS['fine'], k=1/scale)]
 
-# %% ../../nbs/scoring/07_piles.ipynb #38014143
+# %% ../../nbs/scoring/07_piles.ipynb #8fefbf85
 def check_piles(found, # objects, backgrounds -> list of (number, Picture)
                 size:int=64, fit:str='scale', # of the windows of training
                 seed:int=0)->list: # of Finding
