@@ -19,8 +19,8 @@ from .grounds import (Ground, auroc_of, beginnings, coverage, ends_of, foreign_n
 
 # %% ../../nbs/scoring/07_piles.ipynb #1df27eec
 LIMITS = {'foreign': .9, 'many': .2, 'uncovered': .2, 'distinct': .95, 'usual': .7, 'partly': .8, 'alone': .9,
-          'compact': .3, 'near': .1, 'some_near': .02, 'shifted': .3, 'some_shifted': .1, 'unseen': .002,
-          'region': .15, 'pixels': 8, 'reduced': 4, 'windows': 2, 'spread': 3}
+          'touching': .1, 'compact': .3, 'near': .1, 'some_near': .02, 'shifted': .3, 'some_shifted': .1,
+          'unseen': .002, 'region': .15, 'pixels': 8, 'reduced': 4, 'windows': 2, 'spread': 3}
 LEAST = 12 # pictures of a pile: with fewer nothing can be said
 
 @dataclass
@@ -123,7 +123,7 @@ def said_of(p:Piles, most:int=400)->tuple: # pictures -> what is said of patches
 def check_ground(p:Piles, said:tuple, share:tuple)->list: # of `said_of`, of `object_share` -> of Finding
     "Whether the ground alone tells the piles apart."
     o, b = ground_said(p.o, p.b, seed=p.seed)
-    auroc = auroc_of(o, b) if share[0]<LIMITS['region'] else min(auroc_of(o, b), least_patches(said))
+    auroc = auroc_of(o, b) if share[0]<LIMITS['touching'] else min(auroc_of(o, b), least_patches(said))
     compact = share[0]<LIMITS['compact']/2 and share[1]<LIMITS['compact']*1.5
     which = ('fine' if auroc<LIMITS['partly'] else 'alone' if auroc>=LIMITS['alone'] and compact else 'partly')
     return [filled_in(ABOUT_GROUND[which], auroc=auroc, object=p.o.names[o.argmax()],
