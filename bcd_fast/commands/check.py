@@ -32,7 +32,8 @@ from ..backgrounds.assignment import assign_clusters
 from ..divergences.patches import PatchEBSW
 from ..drawing.figures import cluster_grid, strips
 from ..drawing.pages import Finding, by_level, html_page, listed, worst
-from ..training.batches import counts_by_cluster
+from ..training.batches import usable_clusters
+from ..scoring.piles import check_piles
 
 # %% ../../nbs/commands/00_check.ipynb #8e67127f
 ABOUT_FILES = {
@@ -45,6 +46,9 @@ ABOUT_FILES = {
     'once': Finding('fine', 'equal files', 'no picture is there twice.'),
     'too_few': Finding('problem', 'numbers', '{n} {what}: at least 10 are needed to begin, and some hundreds to learn '
                     'from.'),
+    'scarce': Finding('warning', 'numbers', '{n} {what}: with fewer than 50 expect masks that hardly hold on other '
+                     'pictures, and scores of some pictures only. Add pictures before anything else; some hundreds are '
+                     'a beginning.'),
     'few': Finding('warning', 'numbers', '{n} {what}: some hundreds give better masks; '
                 'cut more windows from your images if you can.'),
     'enough': Finding('fine', 'numbers', '{numbers}.'),
@@ -103,7 +107,7 @@ def check_numbers(found)->list: # what -> list of (number, Picture); -> of Findi
     for what, pictures in found.items():
         n = len(pictures)
         if n<200:
-            out.append(told(ABOUT_FILES['too_few' if n<10 else 'few'], n=n, what=what))
+            out.append(told(ABOUT_FILES['too_few' if n<10 else 'scarce' if n<50 else 'few'], n=n, what=what))
     numbers = ', '.join(f'{len(p):,} {w}' for w, p in found.items())
     return out or [told(ABOUT_FILES['enough'], numbers=numbers)]
 
@@ -475,6 +479,7 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
     except InputError as e:
         return [*findings, Finding('problem', 'reading', str(e))], table, {}
     more, pictures = check_windows(ds, seed)
+    more += check_piles(found, size, fit, seed)
     return [*findings, Finding('fine', 'reading', f'{ds.pictures}.'), *more], table, pictures
 
 # %% ../../nbs/commands/00_check.ipynb #7215f747
