@@ -32,7 +32,7 @@ from ..backgrounds.assignment import assign_clusters
 from ..divergences.patches import PatchEBSW
 from ..drawing.figures import cluster_grid, strips
 from ..drawing.pages import Finding, by_level, html_page, listed, worst
-from ..training.batches import usable_clusters
+from ..training.batches import counts_by_cluster
 from ..scoring.piles import check_piles
 
 # %% ../../nbs/commands/00_check.ipynb #8e67127f
