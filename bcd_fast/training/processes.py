@@ -88,6 +88,7 @@ def train_rank(rank, n, port, folder, make_learner, args, kwargs, how:Schedule):
     apart = disagreement(learn.model)
     if rank==0:
         write_fit(learn, Path(folder), apart)
+    dist.barrier() # nobody leaves while another one still needs the group
     dist.destroy_process_group()
 
 def write_fit(learn, folder, apart:float): # trained, for the results, of `disagreement`
