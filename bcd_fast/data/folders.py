@@ -6,8 +6,8 @@
 __all__ = ['LABELS', 'TABLE_SAYS', 'FITS', 'DATASET_SAYS', 'list_files', 'read_rows', 'read_table', 'find_masks', 'find_files',
            'Reading', 'read_files', 'same_channels', 'Windows', 'square', 'resized', 'target_size', 'grid_starts',
            'grid_windows', 'filled', 'normalised', 'object_pixels', 'true_mask', 'cut_windows', 'stacked_valid',
-           'stack_windows', 'check_kinds', 'about_pictures', 'one_scale', 'pictures_dataset', 'read_masks',
-           'read_folder']
+           'stack_windows', 'check_kinds', 'check_types', 'about_pictures', 'one_scale', 'pictures_dataset',
+           'read_masks', 'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -262,7 +262,10 @@ DATASET_SAYS = dict(
 
 def check_kinds(pictures, where:str): # of `Picture`, what messages call them
     "Raise `InputError` when bytes and other numbers are mixed."
-    kinds = {str(p.values.dtype): p.name for p in reversed(pictures)}
+    check_types({str(p.values.dtype): p.name for p in reversed(pictures)}, where)
+
+def check_types(kinds:dict, where:str): # type of the numbers -> name of a picture, what messages call them
+    "Raise `InputError` when bytes and other numbers are mixed."
     if set(kinds)!={'uint8'} and 'uint8' in kinds:
         said = ' and '.join(f'{BITS.get(k, k)} ({name})' for k, name in sorted(kinds.items()))
         raise InputError(DATASET_SAYS['mixed'].format(where=where, kinds=said))

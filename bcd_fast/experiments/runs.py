@@ -6,10 +6,10 @@
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'STALE', 'FOUND_NOTHING', 'TOLD_APART',
            'FEWEST_TOLD', 'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'WHOLE_DATA', 'AS_LARGE', 'SMALLER',
            'NO_RUN', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt',
-           'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'find_threshold',
-           'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of',
-           'finish_run', 'pictures_of', 'masks_of', 'held_out_masks', 'told_apart', 'apart_found', 'threshold_on',
-           'about_whole', 'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
+           'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'held_out_of',
+           'find_threshold', 'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k',
+           'checkpoint_of', 'finish_run', 'masks_of', 'held_out_masks', 'told_apart', 'apart_found', 'about_whole',
+           'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
            'run_experiment', 'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
@@ -20,7 +20,6 @@ from .. import __version__
 from ..core import InputError, make_folder, peak_rss_mb, platform_text, write_json, write_whole
 from ..data.normalisation import Normalisation
 from ..data.datasets import load_data
-from ..data.bags import original, true_pixels
 from ..backgrounds.stage1 import Stage1, load_stage1, run_stage1, save_stage1, stage1_key
 from ..masker.maskers import count_parameters, set_precision
 from ..masker.refinement import refine
@@ -30,7 +29,7 @@ from ..training.batches import UNSURE
 from ..training.checkpoints import read_state
 from ..training.learner import predict_masks
 from ..training.stage2 import settled, train_masker
-from ..training.whole_pictures import check_whole, load_bags, reading_of, train_on_pictures
+from ..training.whole_pictures import check_whole, load_bags, train_on_pictures
 from ..scoring.thresholds import false_alarm_curve, threshold_figure, threshold_for
 from ..scoring.pictures import PictureScores, View, count_levels, share_above, top_mean, views_figure
 from ..prediction.models import FileNumbers, Threshold, load_model, read_about, save_model
@@ -140,17 +139,25 @@ def find_stage1(cfg, ds, folder, say, resume:bool, # settings, Dataset, folder o
     return cfg, s1
 
 # %% ../../nbs/experiments/05_runs.ipynb #63c1ebba
-def find_threshold(cfg, ds, model, folder, say)->HeldOut: # settings, Dataset, masker, folder of the run
+def held_out_of(cfg, backgrounds, objects, folder, say, # settings, masks, folder of the run
+                usual:float=None # false alarms that are allowed where the settings ask for nothing
+               )->HeldOut:
     "False alarms on the held-out backgrounds, and the threshold of the settings or the one that they ask for."
-    backgrounds, objects = (only_data(predict_masks(model, d.images), d.valid) for d in ds.part('valid')[::-1])
     curve, threshold = false_alarm_curve(backgrounds, objects), cfg.threshold
-    if cfg.false_alarms:
-        try:
+    try:
+        if cfg.false_alarms:
             threshold = threshold_for(curve, cfg.false_alarms)
-        except InputError as e:
-            say(SAY['kept'].format(threshold=threshold, e=e)) # the training is not lost
+        elif usual:
+            threshold = max(threshold, threshold_for(curve, usual))
+    except InputError as e:
+        say(SAY['kept'].format(threshold=threshold, e=e)) # the training is not lost
     save_figure(threshold_figure(curve, threshold), folder/'thresholds.png')
     return HeldOut(curve, threshold, objects, backgrounds)
+
+def find_threshold(cfg, ds, model, folder, say)->HeldOut: # settings, Dataset, masker, folder of the run
+    "What the masker does with the held-out images."
+    backgrounds, objects = (only_data(predict_masks(model, d.images), d.valid) for d in ds.part('valid')[::-1])
+    return held_out_of(cfg, backgrounds, objects, folder, say)
 
 # %% ../../nbs/experiments/05_runs.ipynb #8918dc5c
 def keep_model(cfg, ds, s1, model, held_out:HeldOut, folder): # settings, Dataset, stage 1, masker, folder of the run
@@ -239,23 +246,18 @@ UNDER_PICTURES = 'held-out pictures: true masks drawn through, found masks dashe
 AT_ONCE = 32 # pictures that are predicted together
 FEW_ALARMS = .005 # share of the pixels of held-out backgrounds that may be masked, where nothing else is asked for
 
-def pictures_of(bags, reading, pile:str, numbers)->list: # Bags, `Reading`, objects or backgrounds, which
-    "Pictures in their own resolution, with their sources."
-    sources = [getattr(bags, pile).sources[i] for i in numbers]
-    return [(s, original(s, reading, int(bags.objects.shapes[0,0]))) for s in sources]
-
-def masks_of(model, about:dict, bags, reading, pile:str, numbers): # yields source, picture, (H,W) float32 in [0,1]
-    "Masks of whole pictures of a pile, some pictures at a time."
+def masks_of(model, about:dict, bags, pile:str, part:str): # Bags; yields number, picture, (H,W) float32 in [0,1]
+    "Masks of whole pictures of a part of a pile, some pictures at a time."
+    numbers = bags.indices(pile)[part]
     for start in range(0, len(numbers), AT_ONCE):
-        found = pictures_of(bags, reading, pile, numbers[start:start+AT_ONCE])
-        for (source, p), m in zip(found, predict_pictures(model, about, [p for _, p in found])):
-            yield source, p, m
+        some = numbers[start:start+AT_ONCE]
+        pictures = [bags.original(pile, i) for i in some]
+        yield from zip(some, pictures, predict_pictures(model, about, pictures))
 
 # %% ../../nbs/experiments/05_runs.ipynb #7d9365fb
-def held_out_masks(model, about, bags, reading, part='valid')->dict: # pile -> list of (H,W) float32 in [0,1]
-    "Masks of the pictures of a part."
-    return {pile: [m for _, _, m in masks_of(model, about, bags, reading, pile, bags.indices(pile)[part])]
-            for pile in ('objects','backgrounds')}
+def held_out_masks(model, about, bags)->dict: # Bags -> pile -> list of (H,W) float32 in [0,1]
+    "Masks of the validation part."
+    return {pile: [m for _, _, m in masks_of(model, about, bags, pile, 'valid')] for pile in ('objects','backgrounds')}
 
 def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     "How well the surest pixels tell pictures with the object from pictures without."
@@ -269,29 +271,19 @@ def apart_found(auroc:float)->Finding: # of `told_apart`
     return Finding('fine', 'found', TOLD_APART.format(auroc=auroc))
 
 # %% ../../nbs/experiments/05_runs.ipynb #720318d8
-def threshold_on(cfg, masks:dict, say)->HeldOut: # settings, of `held_out_masks`, where messages go
-    "False alarms on held-out backgrounds, and the threshold of the settings or the one that they ask for."
-    curve, threshold = false_alarm_curve(masks['backgrounds'], masks['objects']), cfg.threshold
-    try:
-        least = threshold_for(curve, cfg.false_alarms or FEW_ALARMS)
-        threshold = least if cfg.false_alarms else max(threshold, least)
-    except InputError as e:
-        say(SAY['kept'].format(threshold=threshold, e=e)) # the training is not lost
-    return HeldOut(curve, threshold, masks['objects'], masks['backgrounds'])
-
 def about_whole(bags)->dict: # Bags -> as `load_model` gives it, what prediction needs
     "What a masker of whole pictures needs to be used."
     return dict(normalisation=bags.normalisation, scale=bags.scale, size=64)
 
 # %% ../../nbs/experiments/05_runs.ipynb #92ef89db
-def score_test(cfg, model, bags, threshold, folder)->dict: # settings, masker, Bags, folder of the run
+def score_test(model, bags, threshold:float, folder)->dict: # masker, Bags, folder of the run
     "Score whole test pictures in their own resolution, and draw some; None for each where there are no masks."
-    scores, views, reading = PictureScores(threshold), [], reading_of(cfg.data)
-    about, known = about_whole(bags), bags.objects.sources[0].mask is not None
+    scores, views, about = PictureScores(threshold), [], about_whole(bags)
+    known = bags.objects.sources[0].mask is not None
+    part = 'test' if known else 'valid'
     for pile in ('objects','backgrounds'):
-        part = 'test' if known else 'valid'
-        for source, p, m in masks_of(model, about, bags, reading, pile, bags.indices(pile)[part]):
-            truth = true_pixels(source, p) if pile=='objects' and known else None
+        for i, p, m in masks_of(model, about, bags, pile, part):
+            truth = bags.truth(i) if pile=='objects' else None
             if truth is not None or pile=='backgrounds':
                 scores.add(count_levels(m, truth), pile, p.name)
             if pile=='objects' and len(views)<12:
@@ -312,16 +304,16 @@ def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `r
     say(stage2_line(cfg.trainer, state['epoch'] if state else 0))
     model, seconds, steps = train_on_pictures(cfg, bags, folder, state)
     model.after = refine
-    masks = held_out_masks(model, about_whole(bags), bags, reading_of(cfg.data))
-    held_out, auroc = threshold_on(cfg, masks, say), told_apart(masks)
-    save_figure(threshold_figure(held_out.curve, held_out.threshold), folder/'thresholds.png')
+    masks = held_out_masks(model, about_whole(bags), bags)
+    held_out = held_out_of(cfg, masks['backgrounds'], masks['objects'], folder, say, FEW_ALARMS)
+    auroc = told_apart(masks)
     clusters = dict(k=1, assign='none', backgrounds=[len(bags.indices('backgrounds')['train'])])
     numbers = FileNumbers(bags.normalisation, bags.scale, cfg.data.nodata)
     save_model(folder/'model', model, cfg.trainer.side, clusters,
                Threshold(held_out.threshold, held_out.curve, refined=True), numbers, cfg.seed)
     save_figure(loss_curves(pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])), folder/'losses.png')
     findings = write_report(folder, f'{bags.source}, seed {cfg.seed}', held_out, [apart_found(auroc)])
-    found = score_test(cfg, model, bags, held_out.threshold, folder)
+    found = score_test(model, bags, held_out.threshold, folder)
     if auroc<FEWEST_TOLD:
         say(FOUND_NOTHING.format(auroc=auroc))
     metrics |= {k: found.get(k) for k in OF_PICTURES}
@@ -352,7 +344,7 @@ def evaluate_whole(cfg, folder)->dict: # settings, folder of the run -> the metr
     same_pictures(bags, folder, 'scores')
     model, about = load_model(folder/'model')
     metrics = json.loads((folder/'metrics.json').read_text())
-    found = score_test(cfg, model, bags, about['threshold'], folder)
+    found = score_test(model, bags, about['threshold'], folder)
     metrics |= {k: found.get(k) for k in OF_PICTURES} | dict(peak_rss_mb=peak_rss_mb())
     write_json(folder/'eval.json', metrics)
     return metrics

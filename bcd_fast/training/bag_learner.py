@@ -19,16 +19,14 @@ from ..data.bags import Bags
 from ..masker.compositing import paste_blobs
 from ..masker.maskers import ModelConfig, fill_nan, masker_of
 from ..drawing.figures import mask_grid
-from .losses import LOSS_PARTS
-from .callbacks import LossPart, PooledIoU, on_other_ground
+from .callbacks import GroundsCallback, LossPart, PooledIoU, on_other_ground
 from .learner import BCDLearner, DeviceSmoothLoss
 from .windows import WindowBatches, WindowLoader, masks_as_seen
 from .bag_loss import BagLoss, SupervisedBagLoss
 
 # %% ../../nbs/training/13_bag_learner.ipynb #89d335e4
-class BagCallback(Callback):
+class BagCallback(GroundsCallback):
     "Turns batches `(x,b,z)` into masker and loss inputs and keeps the loss parts of every step."
-    order = -5 # before callbacks that change inputs or read predictions
     def __init__(self, shares:tuple=(.2,.05), # of a window's pixels that count as the surest, at first and in the end
                  until:float=.7, # share of the training in which they fall
                  paste:int=8, # backgrounds with blobs in a batch
@@ -39,12 +37,6 @@ class BagCallback(Callback):
                  memory:int=4): # batches of backgrounds that blobs and counterfactuals are set on
         self.shares, self.until, self.paste, self.lowest, self.areas = shares, until, paste, lowest, areas
         self.look, self.looked_at, self.memory = look, looked_at, memory
-    def before_fit(self):
-        self.before, self.parts, self.pool = None, [], None
-        self.name_in_learner()
-    def name_in_learner(self):
-        "As the callback of the windows of one size is called, for checkpoints and metrics."
-        self.learn.bcd = self
     def before_batch(self):
         x, b, z = (*self.xb, *self.yb)
         b = fill_nan(b)
@@ -58,7 +50,7 @@ class BagCallback(Callback):
         if not self.training:
             return
         loss = self.loss_func
-        self.parts.append(torch.stack([getattr(loss, part) for part in LOSS_PARTS]))
+        self.keep_parts()
         if loss.cf_weight:
             self.before = on_other_ground(self.yb[0], loss.mask, self.some, self.areas, self.lowest)
     def after_batch(self):
@@ -71,16 +63,6 @@ def share(self:BagCallback)->float:
     "The share of the surest pixels now: from the first to the last, by equal factors."
     first, last = self.shares
     return first*(last/first)**min(1, self.learn.pct_train/self.until)
-
-@patch
-def remember(self:BagCallback, b): # (B,C,H,W)
-    "Keep the backgrounds of the last batches."
-    self.pool = (b if self.pool is None else torch.cat([b, self.pool]))[:self.memory*len(b)]
-
-@patch
-def some(self:BagCallback, n:int)->torch.Tensor: # images -> (n,C,H,W)
-    "Random backgrounds of the last batches."
-    return self.pool[torch.randint(len(self.pool), (n,), device=self.pool.device)]
 
 @patch
 def known(self:BagCallback)->list: # of (images, masks)
@@ -128,11 +110,9 @@ class Averaged(Callback):
     "A running average of the weights, used in validation and left in the model after the training."
     order = 65 # after the step, before checkpoints
     def __init__(self, decay:float=.98): # of the average, a step
-        self.decay, self.kept = decay, None
+        self.decay = decay
     def before_fit(self):
         self.learn.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
-        if self.kept is not None:
-            self.learn.averaged.load_state_dict(self.kept)
     def after_batch(self):
         if self.training:
             self.learn.averaged.update_parameters(self.model)
@@ -148,7 +128,6 @@ class Averaged(Callback):
         return dict(self.learn.averaged.state_dict())
     def load_state(self, s:dict): # as `state` gives it
         "Go on from what a checkpoint kept."
-        self.kept = s
         self.learn.averaged.load_state_dict(s)
 
 # %% ../../nbs/training/13_bag_learner.ipynb #4fcd4849
@@ -156,15 +135,12 @@ class Averaged(Callback):
 def state(self:BagCallback)->dict:
     "What a checkpoint must keep."
     peaks = {str(i): v for i, v in self.learn.dls.train.peaks.items()}
-    return dict(before=self.before, parts=torch.stack(self.parts) if self.parts else None, pool=self.pool, peaks=peaks)
+    return GroundsCallback.state(self) | dict(peaks=peaks)
 
 @patch
 def load_state(self:BagCallback, s:dict): # as `state` gives it
     "Go on from what a checkpoint kept."
-    device = next(self.model.parameters()).device
-    self.before = s['before'] and tuple(v.to(device) for v in s['before'])
-    self.pool = None if s['pool'] is None else s['pool'].to(device)
-    self.parts = [] if s['parts'] is None else [*s['parts'].to(device)]
+    GroundsCallback.load_state(self, s)
     self.learn.dls.train.peaks = {int(i): v for i, v in s['peaks'].items()}
 
 # %% ../../nbs/training/13_bag_learner.ipynb #9e255deb
@@ -180,9 +156,9 @@ class BagLearner(BCDLearner):
 def bag_loaders(bags:Bags, batches:WindowBatches, supervised:bool, seed:int, device)->DataLoaders:
     "A loader of windows for training, and one with the same windows in every epoch for validation."
     few = WindowBatches(batches.bs, max(2, batches.steps//10), batches.side, batches.flips)
-    masks = masks_as_seen(bags)
-    return DataLoaders(WindowLoader(bags, 'train', batches, masks if supervised else None, device=device),
-                       WindowLoader(bags, 'valid', few, masks, seed, device), device=device)
+    masks = masks_as_seen(bags, 'train') if supervised else None
+    return DataLoaders(WindowLoader(bags, 'train', batches, masks, device=device),
+                       WindowLoader(bags, 'valid', few, masks_as_seen(bags, 'valid'), seed, device), device=device)
 
 def bag_learner(bags:Bags, # whole pictures
                 masker=None, # a module with one logit a pixel, or `ModelConfig`; the `even` masker by default
