@@ -115,8 +115,8 @@ WHOLE_PICTURES = dict(
     cluster=dict(k=1),
     trainer={
         'lr': 4e-3,
-        'epochs': 8,
-        'steps': 50,
+        'epochs': 20,
+        'steps': 100,
         'bs': 8,
         'bg_weight': 1.,
         'cf_weight': 1.,

@@ -18,6 +18,7 @@ from ..data.images import to_unit
 from ..data.bags import Bags
 from ..masker.compositing import paste_blobs
 from ..masker.maskers import ModelConfig, fill_nan, masker_of
+from ..masker.refinement import blurred
 from ..drawing.figures import mask_grid
 from .callbacks import GroundsCallback, LossPart, PooledIoU, on_other_ground
 from .learner import BCDLearner, DeviceSmoothLoss
@@ -32,11 +33,11 @@ class BagCallback(GroundsCallback):
                  paste:int=8, # backgrounds with blobs in a batch
                  lowest:float=.3, # lowest level at which masks are cut for counterfactuals
                  areas:tuple=(.002,.6), # share of a window that a cut-out covers
+                 blur:float=1.5, # pixels by which masks are smoothed before they are cut; 0 leaves them as they are
                  look:int=40, # steps after which the masker looks at whole pictures again
-                 looked_at:int=64, # object pictures that it looks at
-                 memory:int=4): # batches of backgrounds that blobs and counterfactuals are set on
+                 looked_at:int=64): # object pictures that it looks at
         self.shares, self.until, self.paste, self.lowest, self.areas = shares, until, paste, lowest, areas
-        self.look, self.looked_at, self.memory = look, looked_at, memory
+        self.blur, self.look, self.looked_at = blur, look, looked_at
     def before_batch(self):
         x, b, z = (*self.xb, *self.yb)
         b = fill_nan(b)
@@ -52,7 +53,7 @@ class BagCallback(GroundsCallback):
         loss = self.loss_func
         self.keep_parts()
         if loss.cf_weight:
-            self.before = on_other_ground(self.yb[0], loss.mask, self.some, self.areas, self.lowest)
+            self.before = on_other_ground(self.yb[0], self.smoothed(loss.mask), self.some, self.areas, self.lowest)
     def after_batch(self):
         if self.training and self.look_now():
             self.dl.peaks = self.peaks()
@@ -63,6 +64,11 @@ def share(self:BagCallback)->float:
     "The share of the surest pixels now: from the first to the last, by equal factors."
     first, last = self.shares
     return first*(last/first)**min(1, self.learn.pct_train/self.until)
+
+@patch
+def smoothed(self:BagCallback, m)->torch.Tensor: # (n,1,H,W) in [0,1] -> same
+    "Masks without ragged edges and small holes: blurred, by half to one and a half times `blur`."
+    return blurred(m, self.blur*(.5+float(torch.rand(())))) if self.blur else m
 
 @patch
 def known(self:BagCallback)->list: # of (images, masks)
