@@ -121,7 +121,7 @@ WHOLE_PICTURES = dict(
         'bg_weight': 1.,
         'cf_weight': 1.,
         'obj_weight': .3,
-        'obj_share': .05,
+        'obj_share': .03,
         'obj_share_first': .2,
         'paste': 8,
         'tight': .3,

@@ -8,12 +8,13 @@ __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHAN
            'NO_RUN', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt',
            'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'held_out_of',
            'find_threshold', 'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k',
-           'checkpoint_of', 'finish_run', 'masks_of', 'held_out_masks', 'told_apart', 'apart_found', 'about_whole',
-           'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
+           'checkpoint_of', 'finish_run', 'masks_of', 'held_out_masks', 'surely', 'told_apart', 'apart_found',
+           'about_whole', 'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
            'run_experiment', 'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, pandas as pd, shutil, sys, torch
+from functools import partial
 from omegaconf import OmegaConf
 from pathlib import Path
 from .. import __version__
@@ -30,7 +31,7 @@ from ..training.checkpoints import read_state
 from ..training.learner import predict_masks
 from ..training.stage2 import settled, train_masker
 from ..training.whole_pictures import check_whole, load_bags, train_on_pictures
-from ..scoring.thresholds import false_alarm_curve, threshold_figure, threshold_for
+from ..scoring.thresholds import false_alarm_curve, sure_for, threshold_figure, threshold_for
 from ..scoring.pictures import PictureScores, View, count_levels, share_above, top_mean, views_figure
 from ..prediction.models import FileNumbers, Threshold, load_model, read_about, save_model
 from ..prediction.predict import predict_pictures
@@ -139,16 +140,13 @@ def find_stage1(cfg, ds, folder, say, resume:bool, # settings, Dataset, folder o
     return cfg, s1
 
 # %% ../../nbs/experiments/05_runs.ipynb #63c1ebba
-def held_out_of(cfg, backgrounds, objects, folder, say, # settings, masks, folder of the run
-                usual:float=None # false alarms that are allowed where the settings ask for nothing
+def held_out_of(cfg, backgrounds, objects, folder, say # settings, masks, folder of the run
                )->HeldOut:
     "False alarms on the held-out backgrounds, and the threshold of the settings or the one that they ask for."
     curve, threshold = false_alarm_curve(backgrounds, objects), cfg.threshold
     try:
         if cfg.false_alarms:
             threshold = threshold_for(curve, cfg.false_alarms)
-        elif usual:
-            threshold = max(threshold, threshold_for(curve, usual))
     except InputError as e:
         say(SAY['kept'].format(threshold=threshold, e=e)) # the training is not lost
     save_figure(threshold_figure(curve, threshold), folder/'thresholds.png')
@@ -244,7 +242,7 @@ FEWEST_TOLD = .7 # AUROC below which nothing was found
 OF_PICTURES = 'iou','dice','ap','iou_per_picture','background_masked','picture_auroc' # scores of whole pictures
 UNDER_PICTURES = 'held-out pictures: true masks drawn through, found masks dashed'
 AT_ONCE = 32 # pictures that are predicted together
-FEW_ALARMS = .005 # share of the pixels of held-out backgrounds that may be masked, where nothing else is asked for
+FEW_ALARMS = .005 # share of the pixels of held-out backgrounds that may be masked, as far as objects stay
 
 def masks_of(model, about:dict, bags, pile:str, part:str): # Bags; yields number, picture, (H,W) float32 in [0,1]
     "Masks of whole pictures of a part of a pile, some pictures at a time."
@@ -258,6 +256,14 @@ def masks_of(model, about:dict, bags, pile:str, part:str): # Bags; yields number
 def held_out_masks(model, about, bags)->dict: # Bags -> pile -> list of (H,W) float32 in [0,1]
     "Masks of the validation part."
     return {pile: [m for _, _, m in masks_of(model, about, bags, pile, 'valid')] for pile in ('objects','backgrounds')}
+
+def surely(model, bags)->tuple: # masker, Bags -> logit that parts must reach, masks of `held_out_masks`
+    "Give the masker its last steps: masks that follow the grays, and parts as sure as held-out pictures ask for."
+    model.after = refine
+    masks = held_out_masks(model, about_whole(bags), bags)
+    sure = sure_for(masks['backgrounds'], masks['objects'], FEW_ALARMS)
+    model.after = partial(refine, sure=sure)
+    return sure, held_out_masks(model, about_whole(bags), bags)
 
 def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     "How well the surest pixels tell pictures with the object from pictures without."
@@ -303,14 +309,13 @@ def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `r
     metrics = dict.fromkeys(METRICS) | whole_metrics(cfg, name, bags)
     say(stage2_line(cfg.trainer, state['epoch'] if state else 0))
     model, seconds, steps = train_on_pictures(cfg, bags, folder, state)
-    model.after = refine
-    masks = held_out_masks(model, about_whole(bags), bags)
-    held_out = held_out_of(cfg, masks['backgrounds'], masks['objects'], folder, say, FEW_ALARMS)
+    sure, masks = surely(model, bags)
+    held_out = held_out_of(cfg, masks['backgrounds'], masks['objects'], folder, say)
     auroc = told_apart(masks)
     clusters = dict(k=1, assign='none', backgrounds=[len(bags.indices('backgrounds')['train'])])
     numbers = FileNumbers(bags.normalisation, bags.scale, cfg.data.nodata)
     save_model(folder/'model', model, cfg.trainer.side, clusters,
-               Threshold(held_out.threshold, held_out.curve, refined=True), numbers, cfg.seed)
+               Threshold(held_out.threshold, held_out.curve, True, sure), numbers, cfg.seed)
     save_figure(loss_curves(pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])), folder/'losses.png')
     findings = write_report(folder, f'{bags.source}, seed {cfg.seed}', held_out, [apart_found(auroc)])
     found = score_test(model, bags, held_out.threshold, folder)

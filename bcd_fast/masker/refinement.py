@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BINS', 'ENDS', 'SMOOTH', 'FLOOR', 'ROUNDS', 'BLUR', 'MOST', 'REACH', 'FEWEST', 'blurred', 'places', 'log_histogram',
-           'gray_evidence', 'may_rise', 'refine']
+           'gray_evidence', 'may_rise', 'following_grays', 'parts_of', 'without_unsure', 'refine']
 
 # %% ../../nbs/masker/02_refinement.ipynb #8595c9c3
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
+from scipy.ndimage import label, maximum
 from torchvision.transforms.functional import gaussian_blur
 
 # %% ../../nbs/masker/02_refinement.ipynb #6948a8a6
@@ -58,8 +59,7 @@ def may_rise(z)->torch.Tensor: # (B,1,H,W) logits -> bool
     "Near what the masker is sure of."
     return F.max_pool2d((z>0).float(), 2*REACH+1, 1, REACH)>0
 
-@torch.no_grad()
-def refine(x, z)->torch.Tensor: # (B,C,H,W) in [0,1], (B,1,H,W) logits -> (B,1,H,W) logits
+def following_grays(x, z)->torch.Tensor: # (B,C,H,W) in [0,1], (B,1,H,W) logits -> (B,1,H,W) logits
     "Logits that follow the grays of their pictures; pictures without an object stay as they are."
     v, refined = blurred(x, BLUR), z
     for _ in range(ROUNDS):
@@ -68,3 +68,25 @@ def refine(x, z)->torch.Tensor: # (B,C,H,W) in [0,1], (B,1,H,W) logits -> (B,1,H
     refined = torch.where(may_rise(z), refined, torch.minimum(refined, z))
     enough = (z>0).flatten(1).sum(1)>=FEWEST
     return torch.where(enough.view(-1,1,1,1), refined, z)
+
+# %% ../../nbs/masker/02_refinement.ipynb #3d82a645
+def parts_of(z)->tuple: # (H,W) -> (H,W) numbers of connected parts above 0, (P+1,) largest value of each; 0: no part
+    "The connected parts of a mask."
+    numbers, n = label(z>0)
+    return numbers, np.concatenate([[np.inf], maximum(z, numbers, np.arange(1, n+1))])
+
+def without_unsure(z, sure:float)->torch.Tensor: # (B,1,H,W) logits, logit -> (B,1,H,W) logits
+    "Parts of masks that do not reach `sure` fall below 0."
+    lowered = []
+    for one in z.float().cpu().numpy()[:,0]:
+        numbers, largest = parts_of(one)
+        lowered.append(np.where(largest[numbers]<sure, one-sure, one))
+    return torch.from_numpy(np.stack(lowered)[:,None]).to(z)
+
+@torch.no_grad()
+def refine(x, z, # (B,C,H,W) in [0,1], (B,1,H,W) logits
+           sure:float=0. # logit that every part of a mask must reach
+          )->torch.Tensor: # (B,1,H,W) logits
+    "Logits that follow the grays of their pictures, and masks of parts that are sure."
+    refined = following_grays(x, z)
+    return without_unsure(refined, sure) if sure else refined
