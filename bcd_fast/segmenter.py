@@ -18,7 +18,7 @@ from .data.folders import (
 from .data.bags import Reader, read_piles
 from .prediction.models import load_model, threshold_of
 from .prediction.predict import predict_pictures
-from .experiments.catalogue import compose_config
+from .experiments.catalogue import compose_config, recipe_line
 from .experiments.runs import run_experiment
 
 # %% ../nbs/segmenter.ipynb #6505f153
@@ -134,12 +134,16 @@ class Segmenter:
            ): # -> Segmenter
         "Learn to mask what `objects` show and `backgrounds` do not. Raises `InputError`."
         keep_buffers()
-        cfg = compose_config(['experiment=folder', f'seed={seed}', *as_typed(settings)])
+        words = ['experiment=folder', f'seed={seed}', *as_typed(settings)]
+        cfg = compose_config(words)
+        say = print if cfg.bar else say_nothing
+        if recipe_line(words):
+            say(recipe_line(words))
         out = Path(out or tempfile.mkdtemp(prefix='bcd_fast-'))
         cfg.out, cfg.cache = str(out), str(out/'cache')
         make = bags_of if cfg.recipe=='whole' else dataset_of
         ds = make(cfg.data, objects, backgrounds, masks)
-        metrics, _ = run_experiment(cfg, 'folder', out, say=print if cfg.bar else say_nothing, ds=ds)
+        metrics, _ = run_experiment(cfg, 'folder', out, say=say, ds=ds)
         made = cls(out/'model')
         made.metrics, made.report = metrics, out/'report.html'
         return made

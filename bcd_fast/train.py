@@ -17,7 +17,7 @@ from .core import InputError, fail, prepare, sentence
 from .settings import help_lines
 from .experiments.configs import Config, check_config
 from .experiments.catalogue import GROUPS, WHOLE, check_meaning, check_overrides
-from .experiments.catalogue import compose_config, with_experiment
+from .experiments.catalogue import compose_config, recipe_line, with_experiment
 from .experiments.runs import report, resume_run, run_experiment
 from .experiments.search import search_settings
 
@@ -116,7 +116,8 @@ def check_words(words): # of the command line
 
 def main(words=None)->int: # words of the command line -> exit status
     "Check the words, then let Hydra run the experiment."
-    words = with_experiment(sys.argv[1:] if words is None else list(words))
+    given = sys.argv[1:] if words is None else list(words)
+    words = with_experiment(given)
     if {'--help','-h'} & set(words):
         print(help_text())
         return 0
@@ -127,6 +128,8 @@ def main(words=None)->int: # words of the command line -> exit status
     except InputError as e:
         return fail(e)
     prepare()
+    if recipe_line(given):
+        print(recipe_line(given))
     return start_hydra(words)
 
 def bcd_train()->int:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'SMALL', 'PAPER', 'SIZES', 'OF_PAPER', 'WHOLE_PICTURES', 'RECIPES', 'VIEWS', 'WITHOUT_MASKS',
-           'RECIPE_OF', 'SMALL_OBJECTS', 'GROUPS', 'UNNAMED', 'START', 'WHOLE', 'experiment', 'budget', 'stage1_epochs',
-           'stage2_epochs', 'small_epochs', 'named', 'defaults', 'everywhere', 'register', 'no_setting', 'check_word',
-           'check_overrides', 'with_experiment', 'check_meaning', 'typed_keys', 'compose_config']
+           'RECIPE_OF', 'SMALL_OBJECTS', 'GROUPS', 'UNNAMED', 'START', 'WHOLE', 'OF_SQUARES', 'RECIPE_SAYS',
+           'experiment', 'budget', 'stage1_epochs', 'stage2_epochs', 'small_epochs', 'named', 'defaults', 'everywhere',
+           'register', 'no_setting', 'check_word', 'check_overrides', 'typed_keys', 'of_squares', 'with_experiment',
+           'recipe_line', 'check_meaning', 'compose_config']
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #ea920252
 from hydra import compose, initialize
@@ -219,11 +220,41 @@ def check_overrides(words): # of the command line
         check_word(word)
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #d6048f4d
-def with_experiment(words)->list: # of the command line
-    "`data=folder` alone means the experiment of that name."
-    own = 'data=folder' in words and not any(w.startswith('experiment=') for w in words)
-    return ['experiment=folder', *words] if own else list(words)
+OF_SQUARES = {'encoder','cluster','divergence','trainer','size','stage', # these groups, and what is in the first three
+              *(f'data.{k}' for k in ('size','fit','crop','n_objects','n_backgrounds','placebo','clean','noise')),
+              *(f'trainer.{k}' for k in ('processes','clusters','div_weight','bg_weight','trim','shift','paste_until',
+                                         'warm','levels'))}
+RECIPE_SAYS = dict(
+    fast='recipe=fast, pictures become squares of one size: {keys} would mean nothing to recipe=whole, the default of '
+         'folders.',
+    whole='warning: {keys} means nothing to recipe=whole; use recipe=fast.')
 
+def typed_keys(words)->list: # of the command line -> dotted keys
+    "The settings that a user gave; others come from experiments and recipes."
+    return [w.lstrip('+~').split('=')[0] for w in words]
+
+def of_squares(words)->list: # of the command line -> dotted keys
+    "The settings that a user gave and `recipe=whole` has no use for."
+    return [key for key in typed_keys(words)
+            if key in OF_SQUARES or key.split('.')[0] in ('encoder','cluster','divergence')]
+
+def with_experiment(words)->list: # of the command line
+    "`data=folder` alone means the experiment of that name, and a folder means whole pictures where nothing else is said."
+    words, keys = list(words), typed_keys(words)
+    if 'data=folder' in words and 'experiment' not in keys:
+        words = ['experiment=folder', *words]
+    if 'experiment=folder' in words and 'recipe' not in keys:
+        words.append('recipe=fast' if of_squares(words) else 'recipe=whole')
+    return words
+
+def recipe_line(words)->str: # of the command line -> empty where there is nothing to say
+    "What is to be said of the recipe of a folder, and of settings that it has no use for."
+    keys = ', '.join(dict.fromkeys(of_squares(words)))
+    if keys and 'recipe' not in typed_keys(words) and 'recipe=fast' in with_experiment(words):
+        return RECIPE_SAYS['fast'].format(keys=keys)
+    return RECIPE_SAYS['whole'].format(keys=keys) if keys and 'recipe=whole' in words else ''
+
+# %% ../../nbs/experiments/01_catalogue.ipynb #f6de77ba
 def check_meaning(cfg, words): # composed settings, as typed
     "Raise `InputError` for a setting that was changed and means nothing to what its group has chosen; returns `cfg`."
     check_data(cfg.data)
@@ -231,10 +262,6 @@ def check_meaning(cfg, words): # composed settings, as typed
     if cfg.stage==2 and not cfg.supervised: # else there is no divergence
         check_divergence(cfg.divergence)
     return cfg
-
-def typed_keys(words)->list: # of the command line -> dotted keys
-    "The settings that a user gave; others come from experiments and recipes."
-    return [w.lstrip('+~').split('=')[0] for w in words]
 
 def compose_config(words=()): # 'key=value' words of the command line
     "The settings of a run, checked. Raises `InputError`."
