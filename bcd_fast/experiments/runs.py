@@ -300,7 +300,8 @@ def score_test(model, bags, threshold:float, folder)->dict: # masker, Bags, fold
 # %% ../../nbs/experiments/05_runs.ipynb #be543131
 WHOLE_DATA = '{objects:,} pictures with the object, {backgrounds:,} without: {source}'
 AS_LARGE = 'the masker sees the pictures in their own resolution'
-SMALLER = 'the masker sees the pictures {times} times smaller: more is not in them, or would take too long'
+SMALLER = ('the masker sees the pictures {times} times smaller: what is finer is empty or speckle, or would take '
+           'too long')
 
 # %% ../../nbs/experiments/05_runs.ipynb #189860dc
 def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `run_experiment`; Bags
