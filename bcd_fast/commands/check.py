@@ -479,7 +479,7 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
     except InputError as e:
         return [*findings, Finding('problem', 'reading', str(e))], table, {}
     more, pictures = check_windows(ds, seed)
-    more += check_piles(found, size, fit, seed)
+    more += check_piles(found, seed)
     return [*findings, Finding('fine', 'reading', f'{ds.pictures}.'), *more], table, pictures
 
 # %% ../../nbs/commands/00_check.ipynb #7215f747
@@ -490,7 +490,7 @@ def check_parser()->argparse.ArgumentParser:
     p = argparse.ArgumentParser('bcd_check', description=DESCRIPTION)
     p.add_argument('path', help='folder with objects/ and backgrounds/, or a CSV table with the columns path and label')
     p.add_argument('--out', default='bcd_check.html', help='the page (default: bcd_check.html)')
-    p.add_argument('--size', type=int, default=64, help='side of the training windows, pixels (default: 64)')
+    p.add_argument('--size', type=int, default=64, help='side of the squares of recipe=fast, pixels (default: 64)')
     p.add_argument('--channels', type=int, help='1 gray, 3 colour, or a number of bands (default: what the files hold)')
     p.add_argument('--normalise', help=', '.join(('auto', *NORMALISATIONS)))
     p.add_argument('--key', help='HDF5: name of the data set')

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'LEAST', 'ABOUT_SOURCES', 'SURE', 'ABOUT_GROUND', 'ABOUT_OBJECTS', 'ABOUT_COPIES', 'CROSS', 'SPLIT',
-           'ABOUT_WINDOWS', 'Piles', 'piles_of', 'filled_in', 'without', 'check_named', 'same_by_name', 'check_unlike',
+           'ABOUT_SIZES', 'Piles', 'piles_of', 'filled_in', 'without', 'check_named', 'same_by_name', 'check_unlike',
            'check_sources', 'said_of', 'check_ground', 'scale_of', 'check_object', 'in_blocks', 'small_of',
-           'about_near', 'about_shifted', 'check_copies', 'check_spread', 'windows_each', 'check_cutting',
-           'check_piles']
+           'about_near', 'about_shifted', 'check_copies', 'check_spread', 'check_resolution', 'check_piles']
 
 # %% ../../nbs/scoring/07_piles.ipynb #9795d0e6
 import numpy as np
 from dataclasses import dataclass, replace
+from ..data.bags import FEW, choose_scale
 from ..drawing.pages import Finding, listed
 from .copies import leaked, near_pairs, scenes_of, shifted_pairs, small_gray
 from .grounds import (Ground, auroc_of, beginnings, coverage, ends_of, foreign_names, ground_of,
@@ -20,7 +20,7 @@ from .grounds import (Ground, auroc_of, beginnings, coverage, ends_of, foreign_n
 # %% ../../nbs/scoring/07_piles.ipynb #1df27eec
 LIMITS = {'foreign': .9, 'many': .2, 'uncovered': .2, 'distinct': .95, 'usual': .7, 'partly': .8, 'alone': .9,
           'touching': .1, 'compact': .3, 'near': .1, 'some_near': .02, 'shifted': .3, 'some_shifted': .1,
-          'unseen': .002, 'region': .15, 'pixels': 8, 'reduced': 4, 'windows': 2, 'spread': 3}
+          'unseen': .002, 'region': .15, 'pixels': 8, 'reduced': 4, 'spread': 3}
 LEAST = 12 # pictures of a pile: with fewer nothing can be said
 
 @dataclass
@@ -134,19 +134,20 @@ ABOUT_OBJECTS = dict(
     unseen=Finding('warning', 'object', 'no part of the object pictures is told from the backgrounds for sure (the '
                    'object takes {low:.1%} to {high:.1%} of a picture by a rough estimate without masks): it is very '
                    'small or thin, there are too few pictures, or the piles are mixed up. Cut smaller pictures around '
-                   'the objects, or larger ones less reduced (data.size), and add pictures.'),
+                   'the objects, and add pictures.'),
     small=Finding('warning', 'object', 'the object is small: it takes {low:.1%} to {high:.1%} of a picture (a rough '
-                  'estimate without masks), some {pixels:.0f} pixels across in a window of training. Less of it is '
-                  'left where it is thin. Try a larger data.size, or cut smaller pictures.'),
+                  'estimate without masks), some {pixels:.0f} pixels across as the masker sees it. Less of it is '
+                  'left where it is thin. Cut smaller pictures around the objects.'),
     region=Finding('note', 'object', 'the object takes much of its pictures: {low:.0%} to {high:.0%} (a rough estimate '
                    'without masks{but}). It is a region and no compact thing: masks tend to cover only the surest '
                    'part of it.'),
     fine=Finding('fine', 'object', 'the object takes {low:.1%} to {high:.1%} of a picture (a rough estimate without '
-                 'masks{but}), some {pixels:.0f} pixels across in a window of training.'))
+                 'masks{but}), some {pixels:.0f} pixels across as the masker sees it.'))
 
-def scale_of(pictures, size:int, fit:str)->float: # of `Picture`; side of the windows; scale or each
-    "How much pictures are enlarged for training, in the median."
-    return size/float(np.median([min(p.values.shape[1:]) for p in pictures]))
+def scale_of(pictures)->float: # of `Picture` -> a power of two, 1 at most
+    "Pixels that the masker sees for one of a picture, see `choose_scale`."
+    some = pictures[::max(1, len(pictures)//FEW)]
+    return choose_scale([np.nan_to_num(p.values.astype(np.float32)) for p in some])
 
 def check_object(p:Piles, share:tuple, # of `object_share`
                  scale:float, # of `scale_of`
@@ -224,17 +225,16 @@ def check_copies(found, seed:int=0)->list: # objects, backgrounds -> list of (nu
     return out or [fine]
 
 # %% ../../nbs/scoring/07_piles.ipynb #a05296a4
-ABOUT_WINDOWS = dict(
+ABOUT_SIZES = dict(
     spread=Finding('warning', 'picture sizes', 'the shorter sides go from {low:.0f} to {high:.0f} pixels '
-                   '(backgrounds and objects; {names}): where pictures were cut to their objects, '
-                   'data.fit=each brings all to one size; else cut all in one way.'),
-    reduced=Finding('warning', 'resolution', 'pictures are reduced {k:.1f} times for training ({side:.0f} pixels to '
-                    '{size}): what is narrower than {k:.0f} pixels is less than one pixel then. Take a larger '
-                    'data.size, or cut smaller pictures.'),
-    windows=Finding('warning', 'windows', 'an object picture gives {n:.1f} windows of training, and its label holds '
-                    'for all of them: where the object is small, most windows of object pictures show none (such as '
-                    '{names}). Cut pictures around the objects, not much larger than these.'),
-    fine=Finding('fine', 'windows', 'a picture is about a window, and reduced {k:.1f} times for it.'))
+                   '(backgrounds and objects; {names}): where pictures were cut to their objects, an object has '
+                   'another size in each. Cut all in one way.'),
+    reduced=Finding('warning', 'resolution', 'the masker sees the pictures {k:.0f} times smaller ({h:.0f}x{w:.0f} '
+                    'pixels are many): what is narrower than {k:.0f} pixels is less than one pixel then. Cut smaller '
+                    'pictures around the objects.'),
+    halved=Finding('fine', 'resolution', 'the masker sees the pictures {k:.0f} times smaller: what is finer is empty '
+                   'or speckle, or would take too long.'),
+    fine=Finding('fine', 'resolution', 'the masker sees the pictures in their own resolution.'))
 
 def check_spread(pictures)->list: # of `Picture` -> of Finding
     "Whether pictures have very different sizes."
@@ -243,27 +243,16 @@ def check_spread(pictures)->list: # of `Picture` -> of Finding
     if high<LIMITS['spread']*low:
         return []
     names = f'{pictures[sides.argmin()].name}, {pictures[sides.argmax()].name}'
-    return [filled_in(ABOUT_WINDOWS['spread'], low=low, high=high, names=names)]
+    return [filled_in(ABOUT_SIZES['spread'], low=low, high=high, names=names)]
 
-def windows_each(p, size:int, scale:float)->float: # `Picture`, of the windows, of `scale_of`
-    "How many windows cover a picture."
-    h, w = (max(size, s*max(scale, size/min(p.values.shape[1:]))) for s in p.values.shape[1:])
-    return h*w/size**2
-
-def check_cutting(objects, backgrounds, size:int=64, fit:str='scale')->list: # of `Picture`; windows -> of Finding
-    "What becomes of the pictures when windows are cut from them."
-    scale, out = scale_of(objects, size, fit), check_spread(objects+backgrounds)
-    n = np.array([windows_each(p, size, scale) for p in objects])
-    if 1/scale>LIMITS['reduced']:
-        out.append(filled_in(ABOUT_WINDOWS['reduced'], k=1/scale, side=size/scale, size=size))
-    if fit=='scale' and n.mean()>=LIMITS['windows']:
-        names = listed([objects[i].name for i in np.argsort(-n)[:2]])
-        out.append(filled_in(ABOUT_WINDOWS['windows'], n=n.mean(), names=names))
-    return out or [filled_in(ABOUT_WINDOWS['fine'], k=1/scale)]
+def check_resolution(pictures, scale:float)->list: # of `Picture`, of `scale_of` -> of Finding
+    "What of the pictures the masker sees."
+    h, w = np.median([p.values.shape[1:] for p in pictures], 0)
+    which = 'fine' if scale==1 else 'halved' if 1/scale<LIMITS['reduced'] else 'reduced'
+    return [*check_spread(pictures), filled_in(ABOUT_SIZES[which], k=1/scale, h=h, w=w)]
 
 # %% ../../nbs/scoring/07_piles.ipynb #8fefbf85
 def check_piles(found, # objects, backgrounds -> list of (number, Picture)
-                size:int=64, fit:str='scale', # of the windows of training
                 seed:int=0)->list: # of Finding
     "What two piles say before any training; nothing where there are fewer than `LEAST` pictures."
     if min(len(found[w]) for w in ('objects','backgrounds'))<LEAST:
@@ -273,6 +262,7 @@ def check_piles(found, # objects, backgrounds -> list of (number, Picture)
     said = said_of(p)
     share = object_share(said, seed=seed)
     ground = check_ground(p, said, share)
-    object_ = check_object(p, share, scale_of(p.objects, size, fit), ground[0].level!='fine')
-    cutting = check_cutting(whole.objects, whole.backgrounds, size, fit)
-    return [*sources, *ground, *object_, *check_copies(found, seed), *cutting]
+    pictures = whole.objects+whole.backgrounds
+    scale = scale_of(pictures)
+    object_ = check_object(p, share, scale, ground[0].level!='fine')
+    return [*sources, *ground, *object_, *check_copies(found, seed), *check_resolution(pictures, scale)]

@@ -34,7 +34,7 @@ class BagCallback(GroundsCallback):
                  lowest:float=.3, # lowest level at which masks are cut for counterfactuals
                  areas:tuple=(.002,.6), # share of a window that a cut-out covers
                  blur:float=1.5, # pixels by which masks are smoothed before they are cut; 0 leaves them as they are
-                 look:int=40, # steps after which the masker looks at whole pictures again
+                 look:int=100, # steps after which the masker looks at whole pictures again
                  looked_at:int=64): # object pictures that it looks at
         self.shares, self.until, self.paste, self.lowest, self.areas = shares, until, paste, lowest, areas
         self.blur, self.look, self.looked_at = blur, look, looked_at
