@@ -43,7 +43,8 @@ class Config:
     recipe: str = setting('fast', choices=('fast','paper','whole')) # ours, the paper's, or whole pictures
     supervised: bool = setting(False) # train on true masks, for a bound; the method never does
     stage: int = setting(2, choices=(1,2)) # 1 stops after the background clusters
-    threshold: float = setting(.5, above=0, below=1) # a pixel is object where its mask is above this
+    threshold: float = setting(.5, above=0, below=1) # a pixel is object where its mask is above this; with
+    # recipe=whole .5 rises while masks of held-out pictures shrink slowly
     false_alarms: Optional[float] = setting(None, above=0, below=1) # sets the threshold by backgrounds' masked pixels
     seed: int = setting(0, least=0) # of weights, batches and slices
     bar: bool = setting(True) # progress bars

@@ -31,7 +31,7 @@ from ..training.checkpoints import read_state
 from ..training.learner import predict_masks
 from ..training.stage2 import settled, train_masker
 from ..training.whole_pictures import check_whole, load_bags, train_on_pictures
-from ..scoring.thresholds import false_alarm_curve, sure_for, threshold_figure, threshold_for
+from ..scoring.thresholds import false_alarm_curve, settled_at, sure_for, threshold_figure, threshold_for
 from ..scoring.pictures import PictureScores, View, count_levels, share_above, top_mean, views_figure
 from ..prediction.models import FileNumbers, Threshold, load_model, read_about, save_model
 from ..prediction.predict import predict_pictures
@@ -257,13 +257,15 @@ def held_out_masks(model, about, bags)->dict: # Bags -> pile -> list of (H,W) fl
     "Masks of the validation part."
     return {pile: [m for _, _, m in masks_of(model, about, bags, pile, 'valid')] for pile in ('objects','backgrounds')}
 
-def surely(model, bags)->tuple: # masker, Bags -> logit that parts must reach, masks of `held_out_masks`
+def surely(cfg, model, bags)->tuple: # settings, masker, Bags -> threshold, logit that parts must reach, masks
     "Give the masker its last steps: masks that follow the grays, and parts as sure as held-out pictures ask for."
     model.after = refine
     masks = held_out_masks(model, about_whole(bags), bags)
-    sure = sure_for(masks['backgrounds'], masks['objects'], FEW_ALARMS)
+    chosen = cfg.threshold==Config.threshold and not cfg.supervised
+    threshold = settled_at(masks['objects']) if chosen else cfg.threshold
+    sure = sure_for(masks['backgrounds'], masks['objects'], FEW_ALARMS, threshold)
     model.after = partial(refine, sure=sure)
-    return sure, held_out_masks(model, about_whole(bags), bags)
+    return threshold, sure, held_out_masks(model, about_whole(bags), bags)
 
 def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     "How well the surest pixels tell pictures with the object from pictures without."
@@ -310,8 +312,9 @@ def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `r
     metrics = dict.fromkeys(METRICS) | whole_metrics(cfg, name, bags)
     say(stage2_line(cfg.trainer, state['epoch'] if state else 0))
     model, seconds, steps = train_on_pictures(cfg, bags, folder, state)
-    sure, masks = surely(model, bags)
-    held_out = held_out_of(cfg, masks['backgrounds'], masks['objects'], folder, say)
+    threshold, sure, masks = surely(cfg, model, bags)
+    at_threshold = OmegaConf.merge(cfg, dict(threshold=threshold))
+    held_out = held_out_of(at_threshold, masks['backgrounds'], masks['objects'], folder, say)
     auroc = told_apart(masks)
     clusters = dict(k=1, assign='none', backgrounds=[len(bags.indices('backgrounds')['train'])])
     numbers = FileNumbers(bags.normalisation, bags.scale, cfg.data.nodata)
