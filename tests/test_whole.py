@@ -107,3 +107,30 @@ def test_bound_needs_masks(tmp_path):
     data = write_set(tmp_path/'data', masks=False)
     with pytest.raises(InputError, match='true masks'):
         run_experiment(settings(data,'supervised=true'), 'folder', tmp_path/'run', silent)
+
+def test_folders_are_whole_pictures_by_default(tmp_path, run):
+    write_set(tmp_path/'data')
+    command = ['bcd_train','data=folder','data.path=data',*TINY]
+    status, out, err = run(*command, 'hydra.run.dir=whole')
+    assert status==0 and out.startswith('16 pictures with the object') and 'the masker sees' in out, err
+    assert json.loads((tmp_path/'whole/model/model.json').read_text())['masker']['name']=='even'
+
+def test_a_setting_of_squares_brings_them_back(tmp_path, run):
+    write_set(tmp_path/'data')
+    command = ['bcd_train','data=folder','data.path=data','cluster.k=1',*TINY]
+    status, out, err = run(*command, 'encoder.epochs=1', 'encoder.steps=4', 'hydra.run.dir=fast')
+    assert status==0 and out.startswith('recipe=fast, pictures become squares of one size: cluster.k, encoder'), err
+    assert json.loads((tmp_path/'fast/model/model.json').read_text())['masker']['name']=='fast'
+
+def test_parts_must_be_as_sure_as_the_model_says(tmp_path):
+    import torch
+    data = write_set(tmp_path/'data')
+    run_experiment(settings(data), 'folder', tmp_path/'run', silent)
+    path = tmp_path/'run/model/model.json'
+    about = json.loads(path.read_text())
+    for sure in (0., 50.):
+        path.write_text(json.dumps(about|dict(sure=sure)))
+        model, _ = load_model(path.parent)
+        with torch.no_grad():
+            model.head.bias += 10 # everything is masked, and no pixel reaches 50
+            assert (model(torch.rand(2,1,48,48))>0).any()==(sure==0)
