@@ -239,7 +239,7 @@ def of_squares(words)->list: # of the command line -> dotted keys
             if key in OF_SQUARES or key.split('.')[0] in ('encoder','cluster','divergence')]
 
 def with_experiment(words)->list: # of the command line
-    "`data=folder` alone means the experiment of that name, and a folder means whole pictures where nothing else is said."
+    "`data=folder` means the experiment of that name, and whole pictures, where nothing else is said."
     words, keys = list(words), typed_keys(words)
     if 'data=folder' in words and 'experiment' not in keys:
         words = ['experiment=folder', *words]
