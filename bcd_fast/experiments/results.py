@@ -192,9 +192,10 @@ def real_row(found:pd.DataFrame)->dict: # rows of one set, method -> scores; key
     bound = f'{found.loc[BOUND].iou:.3f} / {found.loc[BOUND].ap:.3f}' if BOUND in found.index else ''
     share = '' if np.isnan(ours.ap_of_bound) else f'{ours.ap_of_bound:.2f}'
     peer = f'{peers.idxmax()} {peers.max():.3f}' if len(peers) else ''
-    return dict(seeds=f'{ours.seeds:.0f}', iou=with_spread(ours, 'iou'), ap=with_spread(ours, 'ap'), ap_of_bound=share,
-                background_masked=f'{ours.background_masked:.2%}', picture_auroc=f'{ours.picture_auroc:.3f}',
-                bound=bound, peer=peer, seconds=f'{ours.seconds:.0f}')
+    scores = dict(seeds=f'{ours.seeds:.0f}', iou=with_spread(ours, 'iou'), ap=with_spread(ours, 'ap'),
+                  ap_of_bound=share, seconds=f'{ours.seconds:.0f}', picture_auroc=f'{ours.picture_auroc:.3f}',
+                  background_masked=f'{ours.background_masked:.2%}')
+    return scores | dict(bound=bound, peer=peer)
 
 def real_table(path)->str: # `real.csv` of `make_real.py` -> Markdown
     "A row for each set that our method was run on."
