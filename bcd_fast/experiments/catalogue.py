@@ -220,7 +220,8 @@ def check_overrides(words): # of the command line
         check_word(word)
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #d6048f4d
-OF_SQUARES = {'encoder','cluster','divergence','trainer','size','stage', # these groups, and what is in the first three
+OF_SQUARES = {'encoder','cluster','divergence', # groups, with all that is in them
+              'size','stage','trainer=small_objects',
               *(f'data.{k}' for k in ('size','fit','crop','n_objects','n_backgrounds','placebo','clean','noise')),
               *(f'trainer.{k}' for k in ('processes','clusters','div_weight','bg_weight','trim','shift','paste_until',
                                          'warm','levels'))}
@@ -235,8 +236,7 @@ def typed_keys(words)->list: # of the command line -> dotted keys
 
 def of_squares(words)->list: # of the command line -> dotted keys
     "The settings that a user gave and `recipe=whole` has no use for."
-    return [key for key in typed_keys(words)
-            if key in OF_SQUARES or key.split('.')[0] in ('encoder','cluster','divergence')]
+    return [key for word, key in zip(words, typed_keys(words)) if {word, key, key.split('.')[0]} & OF_SQUARES]
 
 def with_experiment(words)->list: # of the command line
     "`data=folder` means the experiment of that name, and whole pictures, where nothing else is said."

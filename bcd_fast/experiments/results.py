@@ -180,10 +180,9 @@ def read_real(path)->pd.DataFrame: # `real.csv` of `make_real.py` -> a row a set
     except (KeyError, OSError, ValueError) as e:
         raise InputError(f'{path} is no table of scripts/make_real.py ({e}).') from e
 
-def with_spread(row, column:str, digits:int=3)->str: # of `read_real`
+def with_spread(row, column:str)->str: # of `read_real`
     "A mean, and its standard deviation where there are several seeds."
-    spread = row[f'{column}_sd']
-    return f'{row[column]:.{digits}f}'+('' if np.isnan(spread) else f' ± {spread:.{digits}f}')
+    return plus_minus(dict(mean=row[column], sd=row[f'{column}_sd']))
 
 def real_row(found:pd.DataFrame)->dict: # rows of one set, method -> scores; keys of `REAL`
     "What the table says of a set; empty where a method was not run."

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'STALE', 'FOUND_NOTHING', 'TOLD_APART',
-           'FEWEST_TOLD', 'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'WHOLE_DATA', 'AS_LARGE', 'SMALLER',
-           'NO_RUN', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt',
-           'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'held_out_of',
-           'find_threshold', 'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k',
-           'checkpoint_of', 'finish_run', 'masks_of', 'held_out_masks', 'surely', 'told_apart', 'apart_found',
-           'about_whole', 'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
+           'FEWEST_TOLD', 'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'WHOLE_DATA', 'NO_RUN', 'SAID',
+           'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line',
+           'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'held_out_of', 'find_threshold',
+           'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of',
+           'finish_run', 'masks_of', 'held_out_masks', 'surely', 'told_apart', 'apart_found', 'about_whole',
+           'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
            'run_experiment', 'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
@@ -21,6 +21,7 @@ from .. import __version__
 from ..core import InputError, make_folder, peak_rss_mb, platform_text, write_json, write_whole
 from ..data.normalisation import Normalisation
 from ..data.datasets import load_data
+from ..data.bags import scale_line
 from ..backgrounds.stage1 import Stage1, load_stage1, run_stage1, save_stage1, stage1_key
 from ..masker.maskers import count_parameters, set_precision
 from ..masker.refinement import refine
@@ -265,7 +266,7 @@ def surely(cfg, model, bags)->tuple: # settings, masker, Bags -> threshold, logi
     threshold = settled_at(masks['objects']) if chosen else cfg.threshold
     sure = sure_for(masks['backgrounds'], masks['objects'], FEW_ALARMS, threshold)
     model.after = partial(refine, sure=sure)
-    return threshold, sure, held_out_masks(model, about_whole(bags), bags)
+    return threshold, sure, held_out_masks(model, about_whole(bags), bags) if sure else masks
 
 def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     "How well the surest pixels tell pictures with the object from pictures without."
@@ -301,9 +302,6 @@ def score_test(model, bags, threshold:float, folder)->dict: # masker, Bags, fold
 
 # %% ../../nbs/experiments/05_runs.ipynb #be543131
 WHOLE_DATA = '{objects:,} pictures with the object, {backgrounds:,} without: {source}'
-AS_LARGE = 'the masker sees the pictures in their own resolution'
-SMALLER = ('the masker sees the pictures {times} times smaller: what is finer is empty or speckle, or would take '
-           'too long')
 
 # %% ../../nbs/experiments/05_runs.ipynb #189860dc
 def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `run_experiment`; Bags
@@ -367,7 +365,7 @@ def begin_whole(cfg, name:str, folder, say, resume:bool, bags=None)->tuple: # as
         say(SAY['left_out'].format(message=message))
     say(WHOLE_DATA.format(objects=len(bags.objects), backgrounds=len(bags.backgrounds), source=bags.source))
     say(bags.pictures)
-    say(AS_LARGE if bags.scale==1 else SMALLER.format(times=round(1/bags.scale)))
+    say(scale_line(bags.scale))
     if not resume:
         write_settings(cfg, name, folder)
         write_json(folder/'pictures.json', dict(fingerprint=bags.fingerprint(), scale=bags.scale))

@@ -11,7 +11,7 @@ __all__ = ['LIMITS', 'LEAST', 'ABOUT_SOURCES', 'SURE', 'ABOUT_GROUND', 'ABOUT_OB
 # %% ../../nbs/scoring/07_piles.ipynb #9795d0e6
 import numpy as np
 from dataclasses import dataclass, replace
-from ..data.bags import FEW, choose_scale
+from ..data.bags import FEW, choose_scale, scale_line
 from ..drawing.pages import Finding, listed
 from .copies import leaked, near_pairs, scenes_of, shifted_pairs, small_gray
 from .grounds import (Ground, auroc_of, beginnings, coverage, ends_of, foreign_names, ground_of,
@@ -232,9 +232,7 @@ ABOUT_SIZES = dict(
     reduced=Finding('warning', 'resolution', 'the masker sees the pictures {k:.0f} times smaller ({h:.0f}x{w:.0f} '
                     'pixels are many): what is narrower than {k:.0f} pixels is less than one pixel then. Cut smaller '
                     'pictures around the objects.'),
-    halved=Finding('fine', 'resolution', 'the masker sees the pictures {k:.0f} times smaller: what is finer is empty '
-                   'or speckle, or would take too long.'),
-    fine=Finding('fine', 'resolution', 'the masker sees the pictures in their own resolution.'))
+    fine=Finding('fine', 'resolution', '{line}.'))
 
 def check_spread(pictures)->list: # of `Picture` -> of Finding
     "Whether pictures have very different sizes."
@@ -248,8 +246,8 @@ def check_spread(pictures)->list: # of `Picture` -> of Finding
 def check_resolution(pictures, scale:float)->list: # of `Picture`, of `scale_of` -> of Finding
     "What of the pictures the masker sees."
     h, w = np.median([p.values.shape[1:] for p in pictures], 0)
-    which = 'fine' if scale==1 else 'halved' if 1/scale<LIMITS['reduced'] else 'reduced'
-    return [*check_spread(pictures), filled_in(ABOUT_SIZES[which], k=1/scale, h=h, w=w)]
+    which = 'reduced' if 1/scale>=LIMITS['reduced'] else 'fine'
+    return [*check_spread(pictures), filled_in(ABOUT_SIZES[which], k=1/scale, h=h, w=w, line=scale_line(scale))]
 
 # %% ../../nbs/scoring/07_piles.ipynb #8fefbf85
 def check_piles(found, # objects, backgrounds -> list of (number, Picture)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CURVE_AT', 'RATES', 'SAY', 'SHED', 'HIGHEST', 'KEPT', 'exceeded', 'all_pixels', 'false_alarm_curve', 'threshold_for',
-           'settled_at', 'parts_in', 'sure_for', 'draw_false_alarms', 'threshold_figure']
+           'settled_at', 'parts_in', 'sorted_parts', 'sure_for', 'draw_false_alarms', 'threshold_figure']
 
 # %% ../../nbs/scoring/02_thresholds.ipynb #9e237da0
 import numpy as np
@@ -89,19 +89,24 @@ def parts_in(masks, threshold:float=.5 # list of (h,w) in [0,1], of masks
         tops.append(largest[1:])
     return np.concatenate(areas), np.concatenate(tops)
 
+def sorted_parts(masks, threshold:float=.5 # as for `parts_in`
+                )->tuple: # (P,) largest logits, rising; (P+1,) pixels of all parts before each, and of all
+    "How many pixels go with the least sure parts."
+    areas, tops = parts_in(masks, threshold)
+    order = np.argsort(tops)
+    return tops[order], np.concatenate([[0], np.cumsum(areas[order])])
+
 def sure_for(backgrounds, objects, # lists of (h,w) in [0,1], masks of held-out pictures
              rate:float, # share of the pixels of backgrounds that may be masked
              threshold:float=.5 # of masks
             )->float: # logit that every part must reach; 0 where nothing has to go
     "The smallest logit that keeps the rate, as far as objects stay."
-    (wrong, of_wrong), (right, of_right) = parts_in(backgrounds, threshold), parts_in(objects, threshold)
-    levels = np.concatenate([[0.], np.sort(of_wrong)+1e-3])
-    allowed = rate*sum(np.size(m) for m in backgrounds)
-    quiet = next(t for t in levels if wrong[of_wrong>=t].sum()<=allowed)
-    order = np.argsort(of_right)
-    lost = np.cumsum(right[order])<=(1-KEPT)*right.sum()
-    bound = of_right[order][lost.sum()] if len(right) else 0.
-    return float(min(quiet, bound))
+    (wrong, gone), (right, lost) = sorted_parts(backgrounds, threshold), sorted_parts(objects, threshold)
+    n_gone = np.searchsorted(gone, gone[-1]-rate*sum(np.size(m) for m in backgrounds)) # parts that have to go
+    if not n_gone or not lost[-1]:
+        return 0.
+    n_lost = np.searchsorted(lost, (1-KEPT)*lost[-1], side='right')-1 # parts that may go
+    return float(min(wrong[n_gone-1]+1e-3, right[n_lost]))
 
 # %% ../../nbs/scoring/02_thresholds.ipynb #2f5ae2a1
 def draw_false_alarms(ax, curve:dict)->None: # of `false_alarm_curve`

@@ -47,13 +47,10 @@ class BagCallback(GroundsCallback):
             known = self.known()
         self.learn.xb = (torch.cat([x, b, *(images for images, _ in known)]),)
         self.learn.yb = (fill_nan(x), [mask for _, mask in known], z)
-    def after_loss(self):
-        if not self.training:
-            return
-        loss = self.loss_func
-        self.keep_parts()
-        if loss.cf_weight:
-            self.before = on_other_ground(self.yb[0], self.smoothed(loss.mask), self.some, self.areas, self.lowest)
+    def cut_out(self)->tuple: # of `on_other_ground`
+        "Counterfactuals for the next step."
+        m = self.smoothed(self.loss_func.mask)
+        return on_other_ground(self.yb[0], m, self.some, self.areas, self.lowest)
     def after_batch(self):
         if self.training and self.look_now():
             self.dl.peaks = self.peaks()

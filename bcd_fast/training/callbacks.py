@@ -47,9 +47,12 @@ class GroundsCallback(Callback):
     def some(self, n:int)->torch.Tensor: # images -> (n,C,H,W)
         "Random backgrounds of the last batches."
         return self.pool[torch.randint(len(self.pool), (n,), device=self.pool.device)]
-    def keep_parts(self):
-        "Note the parts of the loss of this step."
+    def after_loss(self):
+        if not self.training:
+            return
         self.parts.append(torch.stack([getattr(self.loss_func, part) for part in LOSS_PARTS]))
+        if self.loss_func.cf_weight:
+            self.before = self.cut_out()
     def state(self)->dict:
         "What a checkpoint must keep."
         return dict(before=self.before, parts=torch.stack(self.parts) if self.parts else None, pool=self.pool)
@@ -85,14 +88,10 @@ class BCDCallback(GroundsCallback):
     def after_pred(self):
         if self.training:
             self.learn.pred = self.pred+self.shift*(2*torch.rand((), device=self.pred.device)-1)
-    def after_loss(self):
-        if not self.training:
-            return
-        loss = self.loss_func
-        self.keep_parts()
-        if loss.cf_weight:
-            lowest = self.tight if loss.levels else None
-            self.before = on_other_ground(self.yb[0], loss.mask, self.some, self.areas, lowest)
+    def cut_out(self)->tuple: # of `on_other_ground`
+        "Counterfactuals for the next step."
+        lowest = self.tight if self.loss_func.levels else None
+        return on_other_ground(self.yb[0], self.loss_func.mask, self.some, self.areas, lowest)
 
 # %% ../../nbs/training/03_callbacks.ipynb #bf0cf23a
 @patch
