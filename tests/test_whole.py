@@ -131,6 +131,15 @@ def test_parts_must_be_as_sure_as_the_model_says(tmp_path):
     for sure in (0., 50.):
         path.write_text(json.dumps(about|dict(sure=sure)))
         model, _ = load_model(path.parent)
+        assert model.mirrored
         with torch.no_grad():
             model.head.bias += 10 # everything is masked, and no pixel reaches 50
             assert (model(torch.rand(2,1,48,48))>0).any()==(sure==0)
+
+def test_models_without_the_newest_fields_answer_once(tmp_path):
+    data = write_set(tmp_path/'data')
+    run_experiment(settings(data), 'folder', tmp_path/'run', silent)
+    path = tmp_path/'run/model/model.json'
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in about.items() if k!='mirrored'}))
+    assert load_model(path.parent)[0].mirrored is False

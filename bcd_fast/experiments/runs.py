@@ -8,13 +8,12 @@ __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHAN
            'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line',
            'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'held_out_of', 'find_threshold',
            'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of',
-           'finish_run', 'masks_of', 'held_out_masks', 'surely', 'told_apart', 'apart_found', 'about_whole',
-           'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
+           'finish_run', 'masks_of', 'held_out_masks', 'held_out_objects', 'finish_for', 'told_apart', 'apart_found',
+           'about_whole', 'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
            'run_experiment', 'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, pandas as pd, shutil, sys, torch
-from functools import partial
 from omegaconf import OmegaConf
 from pathlib import Path
 from .. import __version__
@@ -24,15 +23,17 @@ from ..data.datasets import load_data
 from ..data.bags import scale_line
 from ..backgrounds.stage1 import Stage1, load_stage1, run_stage1, save_stage1, stage1_key
 from ..masker.maskers import count_parameters, set_precision
-from ..masker.refinement import refine
+from ..masker.refinement import Finish, finished
+from ..masker.levels import level_for
 from ..drawing.figures import loss_curves, save_figure
 from ..drawing.pages import Finding
 from ..training.batches import UNSURE
 from ..training.checkpoints import read_state
 from ..training.learner import predict_masks
 from ..training.stage2 import settled, train_masker
+from ..training.windows import cut
 from ..training.whole_pictures import check_whole, load_bags, train_on_pictures
-from ..scoring.thresholds import false_alarm_curve, settled_at, sure_for, threshold_figure, threshold_for
+from ..scoring.thresholds import false_alarm_curve, sure_for, threshold_figure, threshold_for
 from ..scoring.pictures import PictureScores, View, count_levels, share_above, top_mean, views_figure
 from ..prediction.models import FileNumbers, Threshold, load_model, read_about, save_model
 from ..prediction.predict import predict_pictures
@@ -258,15 +259,21 @@ def held_out_masks(model, about, bags)->dict: # Bags -> pile -> list of (H,W) fl
     "Masks of the validation part."
     return {pile: [m for _, _, m in masks_of(model, about, bags, pile, 'valid')] for pile in ('objects','backgrounds')}
 
-def surely(cfg, model, bags)->tuple: # settings, masker, Bags -> threshold, logit that parts must reach, masks
-    "Give the masker its last steps: masks that follow the grays, and parts as sure as held-out pictures ask for."
-    model.after = refine
+def held_out_objects(bags): # Bags; yields (1,C,h,w) in [0,1], as the masker sees them
+    "Object pictures of the validation part."
+    for i in bags.indices()['valid']:
+        yield torch.from_numpy(cut(bags.objects, i, (0, 0), tuple(bags.objects.shapes[i,1:])))[None]
+
+def finish_for(cfg, model, bags)->tuple: # settings, masker, Bags -> `Finish`, masks of `held_out_masks`
+    "Finish the masker as held-out pictures ask for; with true masks, the level is that of probability .5."
+    finished(model, Finish(mirrored=True))
+    level = 0. if cfg.supervised else level_for(model, held_out_objects(bags))
+    finished(model, Finish(mirrored=True, refined=True, level=level))
     masks = held_out_masks(model, about_whole(bags), bags)
-    chosen = cfg.threshold==Config.threshold and not cfg.supervised
-    threshold = settled_at(masks['objects']) if chosen else cfg.threshold
-    sure = sure_for(masks['backgrounds'], masks['objects'], FEW_ALARMS, threshold)
-    model.after = partial(refine, sure=sure)
-    return threshold, sure, held_out_masks(model, about_whole(bags), bags) if sure else masks
+    sure = sure_for(masks['backgrounds'], masks['objects'], FEW_ALARMS, cfg.threshold)
+    finish = Finish(mirrored=True, refined=True, level=level, sure=sure)
+    finished(model, finish)
+    return finish, held_out_masks(model, about_whole(bags), bags) if sure else masks
 
 def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     "How well the surest pixels tell pictures with the object from pictures without."
@@ -310,14 +317,13 @@ def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `r
     metrics = dict.fromkeys(METRICS) | whole_metrics(cfg, name, bags)
     say(stage2_line(cfg.trainer, state['epoch'] if state else 0))
     model, seconds, steps = train_on_pictures(cfg, bags, folder, state)
-    threshold, sure, masks = surely(cfg, model, bags)
-    at_threshold = OmegaConf.merge(cfg, dict(threshold=threshold))
-    held_out = held_out_of(at_threshold, masks['backgrounds'], masks['objects'], folder, say)
+    finish, masks = finish_for(cfg, model, bags)
+    held_out = held_out_of(cfg, masks['backgrounds'], masks['objects'], folder, say)
     auroc = told_apart(masks)
     clusters = dict(k=1, assign='none', backgrounds=[len(bags.indices('backgrounds')['train'])])
     numbers = FileNumbers(bags.normalisation, bags.scale, cfg.data.nodata)
     save_model(folder/'model', model, cfg.trainer.side, clusters,
-               Threshold(held_out.threshold, held_out.curve, True, sure), numbers, cfg.seed)
+               Threshold(held_out.threshold, held_out.curve, finish), numbers, cfg.seed)
     save_figure(loss_curves(pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])), folder/'losses.png')
     findings = write_report(folder, f'{bags.source}, seed {cfg.seed}', held_out, [apart_found(auroc)])
     found = score_test(model, bags, held_out.threshold, folder)

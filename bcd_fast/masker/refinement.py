@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['BINS', 'ENDS', 'SMOOTH', 'FLOOR', 'ROUNDS', 'BLUR', 'MOST', 'REACH', 'FEWEST', 'blurred', 'places', 'log_histogram',
-           'gray_evidence', 'may_rise', 'following_grays', 'parts_of', 'without_unsure', 'refine']
+           'gray_evidence', 'may_rise', 'following_grays', 'parts_of', 'without_unsure', 'refine', 'Finish', 'finished']
 
 # %% ../../nbs/masker/02_refinement.ipynb #8595c9c3
 import numpy as np, torch, torch.nn.functional as F
+from dataclasses import dataclass
+from functools import partial
 from scipy.ndimage import label, maximum
 from torchvision.transforms.functional import gaussian_blur
 
@@ -85,8 +87,24 @@ def without_unsure(z, sure:float)->torch.Tensor: # (B,1,H,W) logits, logit -> (B
 
 @torch.no_grad()
 def refine(x, z, # (B,C,H,W) in [0,1], (B,1,H,W) logits
-           sure:float=0. # logit that every part of a mask must reach
-          )->torch.Tensor: # (B,1,H,W) logits
+           level:float=0., # logit at which masks begin
+           sure:float=0. # logit above it that every part of a mask must reach
+          )->torch.Tensor: # (B,1,H,W) logits, 0 where masks begin
     "Logits that follow the grays of their pictures, and masks of parts that are sure."
-    refined = following_grays(x, z)
+    refined = following_grays(x, z-level)
     return without_unsure(refined, sure) if sure else refined
+
+# %% ../../nbs/masker/02_refinement.ipynb #08480e0a
+@dataclass(frozen=True)
+class Finish:
+    "What becomes of logits in evaluation."
+    mirrored: bool = False # the mean over the four mirror images takes their place
+    refined: bool = False # they follow the grays of their picture, see `refine`
+    level: float = 0. # logit at which refined masks begin
+    sure: float = 0. # logit above it that every part of a refined mask must reach
+
+def finished(model, how:Finish): # `Masker` -> the same
+    "Let a masker finish its logits."
+    model.mirrored = how.mirrored
+    model.after = partial(refine, level=how.level, sure=how.sure) if how.refined else None
+    return model

@@ -8,8 +8,7 @@ __all__ = ['FORMAT', 'FIELDS', 'SAY', 'FileNumbers', 'Threshold', 'save_model', 
 
 # %% ../../nbs/prediction/00_models.ipynb #f0d2c39e
 import hashlib, json, platform, torch
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -18,7 +17,7 @@ from .. import __version__
 from ..core import InputError, make_folder, write_whole
 from ..data.normalisation import Normalisation, read_normalisation
 from ..masker.maskers import MASKERS, make_masker, set_precision
-from ..masker.refinement import refine
+from ..masker.refinement import Finish, finished
 from ..scoring.thresholds import threshold_for
 
 # %% ../../nbs/prediction/00_models.ipynb #db383612
@@ -36,8 +35,7 @@ class Threshold:
     "Where a mask begins, and what that rests on."
     value: float = .5 # in (0,1); a pixel is object where its mask is above
     false_alarms: dict = field(default_factory=dict) # of `false_alarm_curve`, on backgrounds that were held out
-    refined: bool = False # masks follow the grays of their picture, see `refine`
-    sure: float = 0. # logit that every part of a refined mask must reach
+    finish: Finish = Finish() # what is done to the logits before
 
 def save_model(folder, # made if it is not there
                model, # from `make_masker`
@@ -51,7 +49,7 @@ def save_model(folder, # made if it is not there
     weights = save({k: v.contiguous().cpu() for k, v in model.state_dict().items()})
     about = {'format': FORMAT, 'masker': model.config, 'normalisation': numbers.normalisation.to_dict(),
              'size': size, 'scale': numbers.scale, 'nodata': numbers.nodata, 'clusters': clusters,
-             'threshold': threshold.value, 'refined': threshold.refined, 'sure': threshold.sure,
+             'threshold': threshold.value, **asdict(threshold.finish),
              'false_alarms': threshold.false_alarms, 'seed': seed,
              'versions': dict(bcd_fast=__version__, torch=torch.__version__, python=platform.python_version()),
              'sha256': hashlib.sha256(weights).hexdigest()}
@@ -62,7 +60,7 @@ def save_model(folder, # made if it is not there
 # %% ../../nbs/prediction/00_models.ipynb #a6efbbf0
 FIELDS = {'format': str, 'masker': dict, 'normalisation': dict, 'size': int,
           'scale': (float,type(None)), 'nodata': (float,type(None)), 'clusters': dict, 'threshold': float,
-          'refined': bool, 'sure': float,
+          **Finish.__annotations__,
           'false_alarms': dict, 'seed': int, 'versions': dict, 'sha256': str}
 SAY = {
     'missing': '{path} is no model folder: expected model.json and model.safetensors, '
@@ -114,7 +112,7 @@ def read_about(folder)->dict:
         raise wrong('json', path, e) from e
     if not isinstance(about, dict) or about.get('format')!=FORMAT:
         raise wrong('format', path, FORMAT)
-    about = dict(refined=False, sure=0.) | about # models of older versions
+    about = asdict(Finish()) | about # models of older versions
     check_fields(about, path)
     about['normalisation'] = read_normalisation(about['normalisation'], path)
     check_ranges(about, path)
@@ -151,8 +149,8 @@ def load_model(folder)->tuple: # masker in evaluation mode, contents of model.js
         raise wrong('unread', path, e) from e
     except RuntimeError as e:
         raise wrong('weights', path, config) from e
-    model.after = partial(refine, sure=about['sure']) if about['refined'] else None
-    return set_precision(model.eval()), about
+    model = finished(model.eval(), Finish(**{name: about[name] for name in asdict(Finish())}))
+    return set_precision(model), about
 
 # %% ../../nbs/prediction/00_models.ipynb #68626320
 def threshold_of(folder, # of a model

@@ -11,21 +11,23 @@ from pathlib import Path
 from torch import nn
 from ..core import InputError, write_whole
 from ..masker.maskers import set_precision
+from ..masker.refinement import Finish, finished
 from .models import load_model
 
 # %% ../../nbs/prediction/05_onnx.ipynb #3dbcca27
 class Probabilities(nn.Module):
     "A masker that gives probabilities in place of logits."
-    def __init__(self, masker):
+    def __init__(self, masker, level:float=0.): # logit at which masks begin
         super().__init__()
-        self.masker = masker
+        self.masker, self.level = masker, level
     def forward(self, image):
-        return self.masker(image).sigmoid()
+        return (self.masker(image)-self.level).sigmoid()
 
 def with_probabilities(folder)->tuple: # of a model -> network on the CPU, contents of `model.json`
-    "A model of full precision that gives probabilities. Raises `InputError`."
+    "A model of full precision that gives probabilities; masks are not refined. Raises `InputError`."
     model, about = load_model(folder)
-    return Probabilities(set_precision(model, 'float32', 'cpu')).eval(), about
+    model = finished(set_precision(model, 'float32', 'cpu'), Finish(mirrored=about['mirrored']))
+    return Probabilities(model, about['level']).eval(), about
 
 def free_sides()->dict: # axis -> its range
     "Number of images, rows and columns are free; sides are multiples of 4."

@@ -50,6 +50,8 @@ class BagLoss(nn.Module):
 
 class SupervisedBagLoss(BagLoss):
     "Cross-entropy with true masks: a bound for comparison, not the method."
+    def __init__(self):
+        super().__init__(cf_weight=0.) # nothing is cut out
     def forward(self, logits, x, known, truth=None): # as for `BagLoss`; `truth` (n,1,H,W) bool
         objects, grounds = logits.split([len(x), len(logits)-len(x)])
         bg, obj = background_term(grounds), known_term(objects, truth.to(logits.dtype))
