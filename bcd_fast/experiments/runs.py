@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'STALE', 'FOUND_NOTHING', 'TOLD_APART',
-           'FEWEST_TOLD', 'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'WHOLE_DATA', 'NO_RUN', 'SAID',
-           'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line',
+           'FEWEST_TOLD', 'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'WHOLE_DATA', 'NO_RUN',
+           'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line',
            'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'held_out_of', 'find_threshold',
            'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of',
-           'finish_run', 'masks_of', 'held_out_masks', 'held_out_objects', 'finish_for', 'told_apart', 'apart_found',
+           'finish_run', 'masks_of', 'held_out_masks', 'some_objects', 'finish_for', 'told_apart', 'apart_found',
            'about_whole', 'score_test', 'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole',
            'run_experiment', 'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
@@ -244,7 +244,8 @@ FEWEST_TOLD = .7 # AUROC below which nothing was found
 OF_PICTURES = 'iou','dice','ap','iou_per_picture','background_masked','picture_auroc' # scores of whole pictures
 UNDER_PICTURES = 'held-out pictures: true masks drawn through, found masks dashed'
 AT_ONCE = 32 # pictures that are predicted together
-FEW_ALARMS = .005 # share of the pixels of held-out backgrounds that may be masked, as far as objects stay
+FEW_ALARMS = .0015 # share of the pixels of held-out backgrounds that may be masked, as far as objects stay
+ENOUGH = 2**23 # pixels of object pictures that are asked for the level at which masks begin
 
 def masks_of(model, about:dict, bags, pile:str, part:str): # Bags; yields number, picture, (H,W) float32 in [0,1]
     "Masks of whole pictures of a part of a pile, some pictures at a time."
@@ -259,15 +260,20 @@ def held_out_masks(model, about, bags)->dict: # Bags -> pile -> list of (H,W) fl
     "Masks of the validation part."
     return {pile: [m for _, _, m in masks_of(model, about, bags, pile, 'valid')] for pile in ('objects','backgrounds')}
 
-def held_out_objects(bags): # Bags; yields (1,C,h,w) in [0,1], as the masker sees them
-    "Object pictures of the validation part."
-    for i in bags.indices()['valid']:
-        yield torch.from_numpy(cut(bags.objects, i, (0, 0), tuple(bags.objects.shapes[i,1:])))[None]
+def some_objects(bags): # Bags; yields (1,C,h,w) in [0,1], as the masker sees them
+    "Object pictures without those of the test part, held-out ones first, about `ENOUGH` pixels of them."
+    pixels, parts = 0, bags.indices()
+    for i in np.concatenate([parts['valid'], parts['train']]):
+        sides = tuple(bags.objects.shapes[i,1:])
+        yield torch.from_numpy(cut(bags.objects, i, (0, 0), sides))[None]
+        pixels += sides[0]*sides[1]
+        if pixels>=ENOUGH:
+            return
 
 def finish_for(cfg, model, bags)->tuple: # settings, masker, Bags -> `Finish`, masks of `held_out_masks`
-    "Finish the masker as held-out pictures ask for; with true masks, the level is that of probability .5."
+    "Finish the masker as the pictures ask for; with true masks, the level is that of probability .5."
     finished(model, Finish(mirrored=True))
-    level = 0. if cfg.supervised else level_for(model, held_out_objects(bags))
+    level = 0. if cfg.supervised else level_for(model, some_objects(bags))
     finished(model, Finish(mirrored=True, refined=True, level=level))
     masks = held_out_masks(model, about_whole(bags), bags)
     sure = sure_for(masks['backgrounds'], masks['objects'], FEW_ALARMS, cfg.threshold)
