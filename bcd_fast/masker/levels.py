@@ -6,12 +6,12 @@
 __all__ = ['OUTSIDE', 'INSIDE', 'LEVELS', 'BINS', 'BLUR', 'FEWEST', 'CLEARLY', 'HARDLY', 'grown', 'near_edges',
            'mutual_information', 'counted', 'told', 'asked', 'nearest', 'most_telling', 'level_for']
 
-# %% ../../nbs/masker/03_levels.ipynb #f2efdd41
+# %% ../../nbs/masker/03_levels.ipynb #04dc55d6
 import torch, torch.nn.functional as F
 from .maskers import fill_nan
 from .refinement import blurred
 
-# %% ../../nbs/masker/03_levels.ipynb #d6763d81
+# %% ../../nbs/masker/03_levels.ipynb #f0137ee6
 OUTSIDE, INSIDE = 4, 8 # pixels from an edge
 
 def grown(m, by:int)->torch.Tensor: # (B,1,H,W) bool, pixels -> same
@@ -23,7 +23,7 @@ def near_edges(z, around:float=0.)->torch.Tensor: # (B,1,H,W) logits, logit -> b
     inside = z>around
     return grown(inside, OUTSIDE)&grown(~inside, INSIDE)
 
-# %% ../../nbs/masker/03_levels.ipynb #c84c51d1
+# %% ../../nbs/masker/03_levels.ipynb #6f6e284b
 LEVELS = tuple(range(-2, 12)) # logits
 BINS = 16 # of the grays
 BLUR = 1.5 # pixels, of the pictures
@@ -53,7 +53,7 @@ def told(x, z, around:float=0.)->tuple: # (B,C,H,W) in [0,1], (B,1,H,W) logits, 
             total, pixels = total+n*mutual_information(tables).mean(0), pixels+n
     return total, pixels
 
-# %% ../../nbs/masker/03_levels.ipynb #5e474c34
+# %% ../../nbs/masker/03_levels.ipynb #790500a5
 CLEARLY = 1.4 # times what was told before, by the pixel
 HARDLY = .95 # of what the level that tells most tells
 
