@@ -2,11 +2,16 @@
 import json
 import numpy as np
 import pytest
+import torch
+from dataclasses import asdict
 from bcd_fast import Segmenter
 from bcd_fast.core import InputError
 from bcd_fast.experiments.catalogue import compose_config
+from bcd_fast.experiments import runs
 from bcd_fast.experiments.runs import evaluate_run, resume_run, run_experiment
-from bcd_fast.prediction.models import load_model
+from bcd_fast.masker.maskers import make_masker, set_precision
+from bcd_fast.masker.refinement import Finish, refine
+from bcd_fast.prediction.models import Threshold, load_model, save_model
 from PIL import Image
 
 TINY = ['trainer.epochs=2','trainer.steps=4','trainer.bs=4','trainer.paste=4','model.width=4','bar=false']
@@ -129,17 +134,42 @@ def test_parts_must_be_as_sure_as_the_model_says(tmp_path):
     path = tmp_path/'run/model/model.json'
     about = json.loads(path.read_text())
     for sure in (0., 50.):
-        path.write_text(json.dumps(about|dict(sure=sure)))
+        path.write_text(json.dumps(about|dict(sure=sure, level=0.)))
         model, _ = load_model(path.parent)
-        assert model.mirrored
         with torch.no_grad():
             model.head.bias += 10 # everything is masked, and no pixel reaches 50
             assert (model(torch.rand(2,1,48,48))>0).any()==(sure==0)
 
-def test_models_without_the_newest_fields_answer_once(tmp_path):
-    data = write_set(tmp_path/'data')
-    run_experiment(settings(data), 'folder', tmp_path/'run', silent)
-    path = tmp_path/'run/model/model.json'
+def test_models_without_the_newest_fields_answer_as_they_did(tmp_path):
+    save_model(tmp_path, make_masker('even').eval(), 64, {}, Threshold(finish=Finish(True, True, 2., 3.)))
+    path = tmp_path/'model.json'
     about = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in about.items() if k!='mirrored'}))
-    assert load_model(path.parent)[0].mirrored is False
+    model, _ = load_model(tmp_path)
+    assert model.mirrored and model.after is not None
+    path.write_text(json.dumps({k: v for k, v in about.items() if k not in asdict(Finish())}))
+    model, _ = load_model(tmp_path)
+    assert not model.mirrored and model.after is None
+
+def test_masks_begin_at_the_level_of_the_model(tmp_path):
+    masker = make_masker('even').eval()
+    x = torch.rand(1, 1, 48, 48)
+    with torch.no_grad():
+        masker.head.bias += 5
+        plain = masker(x)
+        for level in (0., 1.5):
+            save_model(tmp_path, masker, 64, {}, Threshold(finish=Finish(refined=True, level=level)))
+            found = set_precision(load_model(tmp_path)[0], 'float32')(x)
+            assert torch.allclose(found, refine(x, plain, level), atol=1e-3)
+
+def test_a_resume_after_the_last_epoch_finishes_the_same_model(tmp_path, monkeypatch):
+    data, cut = write_set(tmp_path/'data'), tmp_path/'cut'
+    run_experiment(settings(data), 'folder', tmp_path/'whole', silent)
+    def interrupted(*args):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, 'finish_for', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(settings(data), 'folder', cut, silent)
+    resume_run(cut, silent)
+    sums = [json.loads((tmp_path/run/'model/model.json').read_text())['sha256'] for run in ('whole','cut')]
+    assert sums[0]==sums[1]

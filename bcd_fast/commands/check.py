@@ -333,21 +333,20 @@ def firmness(z, k:int, seed:int=0)->float: # (N,D) latents -> at most 1
 
 # %% ../../nbs/commands/00_check.ipynb #a8a0835b
 ABOUT_GROUNDS = dict(
-    few=Finding('warning', 'grounds', '{n} backgrounds are too few to look for kinds of ground.'),
-    one=Finding('warning', 'grounds', 'the backgrounds fall into no clear clusters (agreement of two halves '
-                '{firm:.2f}, at most 1): they look all of one kind. Then there is nothing to condition on, and a '
-                'mask of everything is as good as the right one; add backgrounds, and object images, of other kinds '
-                'of ground.'),
+    few=Finding('note', 'grounds', '{n} backgrounds are too few to look for kinds of ground.'),
+    one=Finding('note', 'grounds', 'the backgrounds fall into no clear clusters (agreement of two halves '
+                '{firm:.2f}, at most 1): they look all of one kind. recipe=fast then has nothing to condition '
+                'on; add backgrounds, and object images, of other kinds of ground.'),
     stable=Finding('fine', 'grounds', 'clusters are stable: {firm:.2f} agreement of two halves; {k} clusters with '
                    '{n_bg} backgrounds.'),
-    unusable=Finding('warning', 'object images', 'too few for clusters (object images in each: {n_obj}): a training '
+    unusable=Finding('note', 'object images', 'too few for clusters (object images in each: {n_obj}): recipe=fast '
                      'leaves the condition on the background out, as with cluster.k=1. Add images of both sorts.'),
-    together=Finding('warning', 'object images', 'all object images lie on one kind of ground: no object can be '
-                     'moved to another one and compared, and a training leaves the condition on the background out, '
+    together=Finding('note', 'object images', 'all object images lie on one kind of ground: no object can be '
+                     'moved to another one and compared, and recipe=fast leaves the condition on the background out, '
                      'as with cluster.k=1. Add object images from other grounds, or backgrounds of this one alone.'),
-    rare=Finding('warning', 'object images', 'hardly any object image lies on the ground of cluster(s) {rare} (in '
-                 'all clusters: {n_obj}): these clusters cannot serve as targets. That costs little unless it is '
-                 'most of them.'),
+    rare=Finding('note', 'object images', 'hardly any object image lies on the ground of cluster(s) {rare} (in '
+                 'all clusters: {n_obj}): these clusters cannot serve as targets of recipe=fast. That costs '
+                 'little unless it is most of them.'),
     spread=Finding('fine', 'object images', 'object images lie on all kinds of ground: {n_obj}.'))
 
 def check_objects(bg_c, obj_c, k:int)->Finding: # clusters of backgrounds, of object images, their number
@@ -398,8 +397,8 @@ ABOUT_MATCH = dict(
     fine=Finding('fine', 'match', MATCH+'.'),
     differ=Finding('warning', 'match', MATCH +
                    ': the ground around the objects is not quite that of the backgrounds, and '
-                   'masks may take some of it along. Try encoder=contrastive or another cluster.k, and look for '
-                   'backgrounds from the places of the objects.'))
+                   'masks may take some of it along. Look for backgrounds from the places of the objects; with '
+                   'recipe=fast, try encoder=contrastive or another cluster.k.'))
 
 def check_match(ds, bg_c, obj_c, seed:int=0, most:int=200)->list: # Dataset, clusters of both sets -> of Finding
     "Whether the ground around the objects of a cluster is that of its backgrounds."

@@ -77,8 +77,8 @@ def bcd_predict(words=None)->int: # words of the command line -> exit status
     return attempt(predict, STOPPED)
 
 # %% ../../nbs/commands/01_predict.ipynb #d1f8de49
-UNREFINED = ('masks of this model follow the grays of their pictures and drop unsure parts: bcd_predict does that, '
-             'the exported network does not.')
+UNREFINED = ('masks of this model follow the grays of their pictures, and parts of which it is not sure are left out: '
+             'bcd_predict does that, the exported network does not.')
 
 def export_parser()->argparse.ArgumentParser:
     "The words of `bcd_export`."

@@ -44,7 +44,7 @@ class Config:
     supervised: bool = setting(False) # train on true masks, for a bound; the method never does
     stage: int = setting(2, choices=(1,2)) # 1 stops after the background clusters
     threshold: float = setting(.5, above=0, below=1) # a pixel is object where its mask is above this; with
-    # recipe=whole .5 rises while masks of held-out pictures shrink slowly
+    # recipe=whole .5 is where masks tell most about the grays
     false_alarms: Optional[float] = setting(None, above=0, below=1) # sets the threshold by backgrounds' masked pixels
     seed: int = setting(0, least=0) # of weights, batches and slices
     bar: bool = setting(True) # progress bars

@@ -23,7 +23,7 @@ from ..data.datasets import load_data
 from ..data.bags import scale_line
 from ..backgrounds.stage1 import Stage1, load_stage1, run_stage1, save_stage1, stage1_key
 from ..masker.maskers import count_parameters, set_precision
-from ..masker.refinement import Finish, finished
+from ..masker.refinement import Finish, with_finish
 from ..masker.levels import level_for
 from ..drawing.figures import loss_curves, save_figure
 from ..drawing.pages import Finding
@@ -244,7 +244,7 @@ FEWEST_TOLD = .7 # AUROC below which nothing was found
 OF_PICTURES = 'iou','dice','ap','iou_per_picture','background_masked','picture_auroc' # scores of whole pictures
 UNDER_PICTURES = 'held-out pictures: true masks drawn through, found masks dashed'
 AT_ONCE = 32 # pictures that are predicted together
-FEW_ALARMS = .0015 # share of the pixels of held-out backgrounds that may be masked, as far as objects stay
+FEW_ALARMS = .0025 # share of the pixels of held-out backgrounds that may be masked, as far as objects stay
 ENOUGH = 2**23 # pixels of object pictures that are asked for the level at which masks begin
 
 def masks_of(model, about:dict, bags, pile:str, part:str): # Bags; yields number, picture, (H,W) float32 in [0,1]
@@ -261,24 +261,24 @@ def held_out_masks(model, about, bags)->dict: # Bags -> pile -> list of (H,W) fl
     return {pile: [m for _, _, m in masks_of(model, about, bags, pile, 'valid')] for pile in ('objects','backgrounds')}
 
 def some_objects(bags): # Bags; yields (1,C,h,w) in [0,1], as the masker sees them
-    "Object pictures without those of the test part, held-out ones first, about `ENOUGH` pixels of them."
-    pixels, parts = 0, bags.indices()
-    for i in np.concatenate([parts['valid'], parts['train']]):
+    "Object pictures without those of the test part in random order, held-out ones first, up to `ENOUGH` pixels."
+    pixels, rng = 0, np.random.default_rng(0)
+    for i in np.concatenate([rng.permutation(bags.indices()[part]) for part in ('valid','train')]):
         sides = tuple(bags.objects.shapes[i,1:])
-        yield torch.from_numpy(cut(bags.objects, i, (0, 0), sides))[None]
         pixels += sides[0]*sides[1]
-        if pixels>=ENOUGH:
+        if pixels>sides[0]*sides[1] and pixels>ENOUGH: # the first one is asked, however large it is
             return
+        yield torch.from_numpy(cut(bags.objects, i, (0, 0), sides))[None]
 
 def finish_for(cfg, model, bags)->tuple: # settings, masker, Bags -> `Finish`, masks of `held_out_masks`
     "Finish the masker as the pictures ask for; with true masks, the level is that of probability .5."
-    finished(model, Finish(mirrored=True))
+    with_finish(model.eval(), Finish(mirrored=True)) # after a resume of a training that was done nothing else has
     level = 0. if cfg.supervised else level_for(model, some_objects(bags))
-    finished(model, Finish(mirrored=True, refined=True, level=level))
+    with_finish(model, Finish(mirrored=True, refined=True, level=level))
     masks = held_out_masks(model, about_whole(bags), bags)
     sure = sure_for(masks['backgrounds'], masks['objects'], FEW_ALARMS, cfg.threshold)
     finish = Finish(mirrored=True, refined=True, level=level, sure=sure)
-    finished(model, finish)
+    with_finish(model, finish)
     return finish, held_out_masks(model, about_whole(bags), bags) if sure else masks
 
 def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BINS', 'ENDS', 'SMOOTH', 'FLOOR', 'ROUNDS', 'BLUR', 'MOST', 'REACH', 'FEWEST', 'blurred', 'places', 'log_histogram',
-           'gray_evidence', 'may_rise', 'following_grays', 'parts_of', 'without_unsure', 'refine', 'Finish', 'finished']
+           'gray_evidence', 'places_of', 'grown', 'may_rise', 'following_grays', 'parts_of', 'without_unsure', 'refine',
+           'Finish', 'with_finish']
 
 # %% ../../nbs/masker/02_refinement.ipynb #8595c9c3
 import numpy as np, torch, torch.nn.functional as F
@@ -41,14 +42,17 @@ def log_histogram(lower, share, weight)->torch.Tensor: # (B,P) each -> (B,BINS)
     return ((counts+FLOOR/BINS*total)/total).log()
 
 # %% ../../nbs/masker/02_refinement.ipynb #a4badcbf
-def gray_evidence(v, m)->torch.Tensor: # (B,C,H,W) numbers, (B,1,H,W) masks in [0,1] -> (B,1,H,W)
+def gray_evidence(grays, m)->torch.Tensor: # list of `places` of each band, (B,1,H,W) masks in [0,1] -> (B,1,H,W)
     "How much more often the grays of each pixel lie inside the mask than outside: a log-ratio, the mean of the bands."
     inside, found = m.flatten(1), 0
-    for band in v.flatten(2).unbind(1):
-        lower, share = places(band)
+    for lower, share in grays:
         ratio = log_histogram(lower, share, inside)-log_histogram(lower, share, 1-inside)
         found = found+ratio.gather(1, lower)*(1-share)+ratio.gather(1, lower+1)*share
-    return (found/v.shape[1]).view(m.shape)
+    return (found/len(grays)).view(m.shape)
+
+def places_of(v)->list: # (B,C,H,W) numbers -> `places` of each band
+    "What `gray_evidence` is told of a picture."
+    return [places(band) for band in v.flatten(2).unbind(1)]
 
 # %% ../../nbs/masker/02_refinement.ipynb #c8db3906
 ROUNDS = 3
@@ -57,15 +61,20 @@ MOST = 4. # of the evidence, either way
 REACH = 4 # pixels around what the masker was sure of in which logits may rise
 FEWEST = 8 # pixels that the masker must be sure of
 
+def grown(m, by:int)->torch.Tensor: # (B,1,H,W) bool, pixels -> same
+    "A mask and all that is near it: a square of `2*by+1` pixels around each of its pixels."
+    columns = F.max_pool2d(m.float(), (2*by+1,1), 1, (by,0))
+    return F.max_pool2d(columns, (1,2*by+1), 1, (0,by))>0
+
 def may_rise(z)->torch.Tensor: # (B,1,H,W) logits -> bool
     "Near what the masker is sure of."
-    return F.max_pool2d((z>0).float(), 2*REACH+1, 1, REACH)>0
+    return grown(z>0, REACH)
 
 def following_grays(x, z)->torch.Tensor: # (B,C,H,W) in [0,1], (B,1,H,W) logits -> (B,1,H,W) logits
     "Logits that follow the grays of their pictures; pictures without an object stay as they are."
-    v, refined = blurred(x, BLUR), z
+    grays, refined = places_of(blurred(x, BLUR)), z
     for _ in range(ROUNDS):
-        evidence = gray_evidence(v, refined.sigmoid()).clamp(-MOST, MOST)
+        evidence = gray_evidence(grays, refined.sigmoid()).clamp(-MOST, MOST)
         refined = z+blurred(evidence, BLUR)
     refined = torch.where(may_rise(z), refined, torch.minimum(refined, z))
     enough = (z>0).flatten(1).sum(1)>=FEWEST
@@ -101,9 +110,9 @@ class Finish:
     mirrored: bool = False # the mean over the four mirror images takes their place
     refined: bool = False # they follow the grays of their picture, see `refine`
     level: float = 0. # logit at which refined masks begin
-    sure: float = 0. # logit above it that every part of a refined mask must reach
+    sure: float = 0. # logit above it that every part of a refined mask must reach; masks from .5 on, not lower ones
 
-def finished(model, how:Finish): # `Masker` -> the same
+def with_finish(model, how:Finish): # `Masker` -> the same
     "Let a masker finish its logits."
     model.mirrored = how.mirrored
     model.after = partial(refine, level=how.level, sure=how.sure) if how.refined else None

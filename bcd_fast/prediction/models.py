@@ -17,7 +17,7 @@ from .. import __version__
 from ..core import InputError, make_folder, write_whole
 from ..data.normalisation import Normalisation, read_normalisation
 from ..masker.maskers import MASKERS, make_masker, set_precision
-from ..masker.refinement import Finish, finished
+from ..masker.refinement import Finish, with_finish
 from ..scoring.thresholds import threshold_for
 
 # %% ../../nbs/prediction/00_models.ipynb #db383612
@@ -149,7 +149,7 @@ def load_model(folder)->tuple: # masker in evaluation mode, contents of model.js
         raise wrong('unread', path, e) from e
     except RuntimeError as e:
         raise wrong('weights', path, config) from e
-    model = finished(model.eval(), Finish(**{name: about[name] for name in asdict(Finish())}))
+    model = with_finish(model.eval(), Finish(**{name: about[name] for name in asdict(Finish())}))
     return set_precision(model), about
 
 # %% ../../nbs/prediction/00_models.ipynb #68626320

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 from ..core import InputError, write_whole
 from ..masker.maskers import set_precision
-from ..masker.refinement import Finish, finished
+from ..masker.refinement import Finish, with_finish
 from .models import load_model
 
 # %% ../../nbs/prediction/05_onnx.ipynb #3dbcca27
@@ -26,7 +26,7 @@ class Probabilities(nn.Module):
 def with_probabilities(folder)->tuple: # of a model -> network on the CPU, contents of `model.json`
     "A model of full precision that gives probabilities; masks are not refined. Raises `InputError`."
     model, about = load_model(folder)
-    model = finished(set_precision(model, 'float32', 'cpu'), Finish(mirrored=about['mirrored']))
+    model = with_finish(set_precision(model, 'float32', 'cpu'), Finish(mirrored=about['mirrored']))
     return Probabilities(model, about['level']).eval(), about
 
 def free_sides()->dict: # axis -> its range

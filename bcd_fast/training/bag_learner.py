@@ -50,8 +50,8 @@ class BagCallback(GroundsCallback):
         self.learn.yb = (fill_nan(x), [mask for _, mask in known], z)
     def cut_out(self)->tuple: # of `on_other_ground`
         "Counterfactuals for the next step."
-        m = self.smoothed(self.sharpened())
-        return on_other_ground(self.yb[0], m, self.some, self.areas, self.lowest)
+        x, m = self.yb[0], self.smoothed(self.sharpened())
+        return on_other_ground(x, m, self.some, self.areas, self.lowest)
     def after_batch(self):
         if self.training and self.look_now():
             self.dl.peaks = self.peaks()
@@ -65,10 +65,11 @@ def share(self:BagCallback)->float:
 
 @patch
 def sharpened(self:BagCallback)->torch.Tensor: # (n,1,H,W) in [0,1]
-    "The masks of this step; when it is time, they follow the grays."
-    if self.learn.pct_train<self.sharpen:
-        return self.loss_func.mask
-    return refine(self.yb[0], self.loss_func.logits).sigmoid()
+    "The masks of this step; when it is time, the first half, which is cut out, follows the grays."
+    m, half = self.loss_func.mask, len(self.yb[0])//2
+    if self.learn.pct_train<self.sharpen or not half:
+        return m
+    return torch.cat([refine(self.yb[0][:half], self.loss_func.logits[:half]).sigmoid(), m[half:]])
 
 @patch
 def smoothed(self:BagCallback, m)->torch.Tensor: # (n,1,H,W) in [0,1] -> same
