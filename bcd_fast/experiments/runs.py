@@ -244,7 +244,7 @@ FEWEST_TOLD = .7 # AUROC below which nothing was found
 OF_PICTURES = 'iou','dice','ap','iou_per_picture','background_masked','picture_auroc' # scores of whole pictures
 UNDER_PICTURES = 'held-out pictures: true masks drawn through, found masks dashed'
 AT_ONCE = 32 # pictures that are predicted together
-FEW_ALARMS = .0025 # share of the pixels of held-out backgrounds that may be masked, as far as objects stay
+FEW_ALARMS = .0015 # share of the pixels of held-out backgrounds that may be masked, as far as objects stay
 ENOUGH = 2**23 # pixels of object pictures that are asked for the level at which masks begin
 
 def masks_of(model, about:dict, bags, pile:str, part:str): # Bags; yields number, picture, (H,W) float32 in [0,1]

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['OUTSIDE', 'INSIDE', 'LEVELS', 'SHADES', 'SOFT', 'LEAST', 'CLEARLY', 'HARDLY', 'NOTHING', 'near_edges',
-           'mutual_information', 'shades', 'counted', 'told', 'asked', 'nearest', 'most_telling', 'level_for']
+           'mutual_information', 'shades', 'counted', 'told', 'asked', 'highest', 'most_telling', 'level_for']
 
-# %% ../../nbs/masker/03_levels.ipynb #245ee34e
+# %% ../../nbs/masker/03_levels.ipynb #272f82eb
 import torch
 from .maskers import fill_nan
 from .refinement import blurred, grown
 
-# %% ../../nbs/masker/03_levels.ipynb #14679ac9
+# %% ../../nbs/masker/03_levels.ipynb #a3d219be
 OUTSIDE, INSIDE = 4, 8 # pixels from an edge
 
 def near_edges(z, around:float=0.)->torch.Tensor: # (B,1,H,W) logits, logit -> bool
@@ -19,7 +19,7 @@ def near_edges(z, around:float=0.)->torch.Tensor: # (B,1,H,W) logits, logit -> b
     inside = z>around
     return grown(inside, OUTSIDE)&grown(~inside, INSIDE)
 
-# %% ../../nbs/masker/03_levels.ipynb #1a3343b3
+# %% ../../nbs/masker/03_levels.ipynb #15e8440d
 LEVELS = tuple(range(-2, 12)) # logits
 SHADES = 16 # bins of the grays
 SOFT = 1.5 # pixels by which pictures are blurred
@@ -53,9 +53,9 @@ def told(x, z, around:float=0.)->tuple: # (B,C,H,W) in [0,1] or NaN, (B,1,H,W) l
             total, pixels = total+n*mutual_information(tables).mean(0), pixels+n
     return total, pixels
 
-# %% ../../nbs/masker/03_levels.ipynb #0f4ac609
+# %% ../../nbs/masker/03_levels.ipynb #bd4922e8
 CLEARLY = 1.4 # times what was told before, by the pixel
-HARDLY = .95 # of what the level that tells most tells
+HARDLY = .99 # of what the level that tells most tells
 NOTHING = 1e-3 # nats a pixel
 
 def asked(seen, around:float)->tuple: # list of (picture, logits), logit -> (L,) nats, their pixels
@@ -63,10 +63,9 @@ def asked(seen, around:float)->tuple: # list of (picture, logits), logit -> (L,)
     found = [told(x, z, around) for x, z in seen]
     return sum(nats.cpu() for nats, _ in found), sum(pixels for _, pixels in found)
 
-def nearest(nats, level:float)->float: # (L,) of `told`, logit -> logit
-    "Of the levels that tell hardly less than the best, the one nearest to a level."
-    good = [l for l, n in zip(LEVELS, nats) if n>=HARDLY*nats.max()]
-    return float(min(good, key=lambda l: abs(l-level)))
+def highest(nats)->float: # (L,) of `told` -> logit
+    "Of the levels that tell hardly less than the best, the highest."
+    return float(max(level for level, n in zip(LEVELS, nats) if n>=HARDLY*nats.max()))
 
 def most_telling(seen)->float: # list of ((1,C,H,W) in [0,1], (1,1,H,W) logits) -> logit; 0 where nothing is told
     "The level at which masks begin."
@@ -77,9 +76,9 @@ def most_telling(seen)->float: # list of ((1,C,H,W) in [0,1], (1,1,H,W) logits) 
     while (best := float(LEVELS[int(nats.argmax())]))!=level:
         more, near = asked(seen, best)
         if not near or more.max()/near<=CLEARLY*nats.max()/pixels:
-            return nearest(nats, level)
+            break
         level, nats, pixels = best, more, near
-    return level
+    return highest(nats)
 
 @torch.no_grad()
 def level_for(model, pictures)->float: # masker, in evaluation; iterable of (1,C,H,W) in [0,1] or NaN -> logit
