@@ -7,7 +7,8 @@
 A set is a folder with objects/ and backgrounds/ for training, masks/ (of objects/) for the bound, and test_objects/,
 test_masks/ and test_backgrounds/ for scores. A training gets a folder of links to objects/ and backgrounds/ alone, the
 bound one with masks/ too. FOLDER/real.jsonl grows by a line as soon as a run is scored; what is there is not run again.
-FOLDER/real.csv has means over seeds, their standard deviation, and the share of the bound.
+FOLDER/real.csv has means over seeds, their standard deviation, and the share of the bound. With --show, some test
+pictures of a set whose licence allows it are drawn with the masks of the first seed, as FOLDER/real_SET.png.
 """
 import argparse, json, multiprocessing, os, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor
@@ -22,8 +23,11 @@ from PIL import Image
 from bcd_fast.core import InputError, peak_rss_mb, platform_text, write_whole
 from bcd_fast.data.folders import Reading, list_files, object_pixels, read_files, same_channels
 from bcd_fast.data.formats import read_pictures
+from bcd_fast.drawing.figures import save_figure
+from bcd_fast.prediction.models import load_model
+from bcd_fast.prediction.predict import predict_pictures
 from bcd_fast.scoring.peers import PEERS, SIDE, ends_of, fit_peer, kept_apart, only_data, sight_of, to_scores
-from bcd_fast.scoring.pictures import score_pictures
+from bcd_fast.scoring.pictures import View, score_pictures, views_figure
 from bcd_fast.commands.eval import background_files, evaluate_folder, with_masks
 
 TOP = Path(__file__).resolve().parent.parent
@@ -36,6 +40,8 @@ KEPT = ('iou', 'dice', 'best', 'best_threshold', 'ap', 'iou_per_picture', 'area'
 SHOWN = ('iou', 'ap', 'best', 'iou_per_picture', 'background_masked', 'picture_auroc', 'seconds', 'cpu_seconds',
          'peak_rss_mb')
 SHARED = 'iou', 'ap' # as shares of the bound
+DRAWN = dict(objects=18, backgrounds=6) # test pictures, with --show
+HEADINGS = dict(objects='with the object: true masks drawn through, found masks dashed', backgrounds='without')
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Job:
     out: Path # of all results
     words: tuple = () # more words for `bcd_train`
     python: str = None # of the environment that anomalib is installed in
+    show: bool = False # whether test pictures may be drawn
 
     @property
     def key(self):
@@ -124,6 +131,25 @@ def test_pictures(data):
             yield p, None if m is None else object_pixels(m, p.name, p.values.shape[1:])
 
 
+def views_of(run, files, most):
+    "Some test files, evenly spread, with true masks and those that a model finds."
+    model, about = load_model(run/'model')
+    chosen = np.linspace(0, len(files)-1, min(most, len(files))).round().astype(int)
+    for path, mask in (files[i] for i in chosen):
+        p = read_pictures(path, about['masker']['channels'])[0]
+        truth = object_pixels(read_pictures(mask, channels=1)[0], p.name, p.values.shape[1:]) if mask else None
+        found, = predict_pictures(model, about, [p])
+        yield View(path.stem, about['normalisation'](p.values, p.valid), found > about['threshold'], truth)
+
+
+def draw_pictures(job, run):
+    "real_SET.png: some pictures of the test part with their masks."
+    files = dict(objects=[f for f in test_files(job.data) if f[1]],
+                 backgrounds=[f for f in test_files(job.data) if not f[1]])
+    rows = [(HEADINGS[pile], list(views_of(run, files[pile], DRAWN[pile]))) for pile in files]
+    save_figure(views_figure(rows), job.out/f'real_{job.data.name}.png')
+
+
 def run_peer(job, run):
     "One of `PEERS`."
     with links(job.data, TRAINED) as folder:
@@ -193,6 +219,8 @@ def make(job):
     run.mkdir(parents=True)
     how = run_package if job.method in OWN else run_anomalib if job.method in ANOMALIB else run_peer
     scores, cost = how(job, run)
+    if job.show and job.method == 'package' and not job.seed:
+        draw_pictures(job, run)
     about = dict(set=job.data.name, method=job.method, seed=job.seed, minutes=job.minutes)
     cost |= dict(cpu_seconds=sum(os.times()[:4])) # of this process and its programs: what the machine had to give
     machine = dict(version=__version__, commit=commit(), torch=torch.__version__, machine=platform_text(),
@@ -246,7 +274,7 @@ def jobs(a):
         if not (data/'test_objects').is_dir():
             raise InputError(f'{data} is no set: expected test_objects/, test_masks/, objects/ and backgrounds/ in it.')
     more = dict(minutes=a.minutes, out=Path(a.out).resolve(), words=tuple(a.set), python=a.anomalib)
-    return [Job(d, m, s, **more) for i, s in enumerate(a.seeds) for d in sets for m in methods
+    return [Job(d, m, s, **more, show=d.name in a.show) for i, s in enumerate(a.seeds) for d in sets for m in methods
             if not i or m not in NO_SEED]
 
 
@@ -260,6 +288,7 @@ def arguments(words=None):
     p.add_argument('--own', nargs='*', default=list(OWN), choices=list(OWN), help='without a name: none')
     p.add_argument('--peers', nargs='*', default=list(PEERS), choices=list(PEERS), help='without a name: none')
     p.add_argument('--anomalib', metavar='PYTHON', help='of an environment with anomalib: its two models too')
+    p.add_argument('--show', nargs='*', default=[], metavar='NAME', help='sets of which test pictures may be drawn')
     p.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help='more words for bcd_train')
     return p.parse_args(words)
 

@@ -83,6 +83,15 @@ def test_peer(job):
     json.dumps(row)
 
 
+def test_pictures_are_drawn_only_where_that_is_asked_for(job, tmp_path):
+    tiny = dict(words=('trainer.epochs=1', 'trainer.steps=4', 'trainer.bs=4', 'trainer.paste=4', 'model.width=4'))
+    real.make(job('package', **tiny))
+    assert not (tmp_path/'real_discs.png').exists()
+    real.make(job('package', **tiny, show=True))
+    with Image.open(tmp_path/'real_discs.png') as drawn:
+        assert drawn.format == 'PNG' and min(drawn.size) > 200
+
+
 def test_not_run_again(data, tmp_path, monkeypatch):
     "A second call makes only what is missing; methods without randomness are run for one seed."
     status, rows = run(data, tmp_path, '--own', '--peers', 'otsu', '--seeds', 0, 1)

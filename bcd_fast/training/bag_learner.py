@@ -19,7 +19,7 @@ from ..data.images import to_unit
 from ..data.bags import Bags
 from ..masker.compositing import paste_blobs
 from ..masker.maskers import ModelConfig, fill_nan, masker_of
-from ..masker.refinement import blurred, refine
+from ..masker.refinement import blurred
 from ..drawing.figures import mask_grid
 from .callbacks import GroundsCallback, LossPart, PooledIoU, on_other_ground
 from .learner import BCDLearner, DeviceSmoothLoss
@@ -35,10 +35,9 @@ class BagCallback(GroundsCallback):
                  lowest:float=.3, # lowest level at which masks are cut for counterfactuals
                  areas:tuple=(.002,.6), # share of a window that a cut-out covers
                  blur:float=1.5, # pixels by which masks are smoothed before they are cut; 0 leaves them as they are
-                 sharpen:float=.3, # share of the training after which masks follow the grays before they are cut
                  look:int=100): # steps after which the masker looks at whole pictures again
         self.shares, self.until, self.paste, self.lowest, self.areas = shares, until, paste, lowest, areas
-        self.blur, self.sharpen, self.look = blur, sharpen, look
+        self.blur, self.look = blur, look
     def before_batch(self):
         x, b, z = (*self.xb, *self.yb)
         b = fill_nan(b)
@@ -50,8 +49,8 @@ class BagCallback(GroundsCallback):
         self.learn.yb = (fill_nan(x), [mask for _, mask in known], z)
     def cut_out(self)->tuple: # of `on_other_ground`
         "Counterfactuals for the next step."
-        x, m = self.yb[0], self.smoothed(self.sharpened())
-        return on_other_ground(x, m, self.some, self.areas, self.lowest)
+        m = self.smoothed(self.loss_func.mask)
+        return on_other_ground(self.yb[0], m, self.some, self.areas, self.lowest)
     def after_batch(self):
         if self.training and self.look_now():
             self.dl.peaks = self.peaks()
@@ -62,14 +61,6 @@ def share(self:BagCallback)->float:
     "The share of the surest pixels now: from the first to the last, by equal factors."
     first, last = self.shares
     return first*(last/first)**min(1, self.learn.pct_train/self.until)
-
-@patch
-def sharpened(self:BagCallback)->torch.Tensor: # (n,1,H,W) in [0,1]
-    "The masks of this step; when it is time, the first half, which is cut out, follows the grays."
-    m, half = self.loss_func.mask, len(self.yb[0])//2
-    if self.learn.pct_train<self.sharpen or not half:
-        return m
-    return torch.cat([refine(self.yb[0][:half], self.loss_func.logits[:half]).sigmoid(), m[half:]])
 
 @patch
 def smoothed(self:BagCallback, m)->torch.Tensor: # (n,1,H,W) in [0,1] -> same
