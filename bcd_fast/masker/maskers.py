@@ -12,6 +12,7 @@ import copy, torch
 import torch.nn as nn, torch.nn.functional as F
 from contextlib import nullcontext
 from dataclasses import dataclass
+from fastcore.basics import patch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from typing import Optional
 from ..core import InputError, check_choice
@@ -49,8 +50,6 @@ def fill_nan(x)->torch.Tensor: # (B,C,H,W), NaN where there is no data -> the sa
     return torch.where(x.isnan(), x.nanmean((2,3), keepdim=True).nan_to_num(0.), x)
 
 # %% ../../nbs/masker/01_maskers.ipynb #be1e96bf
-MIRRORS = (), (-1,), (-2,), (-2,-1) # axes
-
 class Masker(nn.Module):
     "Base of all maskers: pads the images, calls `logits`, cuts the answer back; `make_masker(**config)` rebuilds it."
     step = 16 # sides of what `logits` sees are multiples of this
@@ -82,11 +81,6 @@ class Masker(nn.Module):
         "Mirrored at the right and the bottom edge."
         down, right = (-side%self.step for side in x.shape[-2:])
         return F.pad(x, (0, right, 0, down), mode='reflect') if down or right else x
-    def mean_answer(self, x): # (B,C,H',W') -> (B,1,H',W') float32
-        "The logits; of maskers that mirror, the mean over the mirror images, one after the other to save memory."
-        if self.training or not self.mirrored:
-            return self.answer(x)
-        return sum(self.answer(x.flip(axes)).flip(axes) for axes in MIRRORS)/len(MIRRORS)
     def answer(self, x): # (B,C,H',W') -> (B,1,H',W') float32
         "The logits, with short floats between the layers where that was chosen."
         kind = next((p.dtype for p in self.parameters()), x.dtype) # bfloat16 after `for_prediction`
@@ -95,6 +89,16 @@ class Masker(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16) if mixed else nullcontext():
             logits = self.logits(x)
         return logits.float() if self.short else logits
+
+# %% ../../nbs/masker/01_maskers.ipynb #26f362c4
+MIRRORS = (), (-1,), (-2,), (-2,-1) # axes
+
+@patch
+def mean_answer(self:Masker, x): # (B,C,H',W') -> (B,1,H',W') float32
+    "The logits; of maskers that mirror, the mean over the mirror images, one after the other to save memory."
+    if self.training or not self.mirrored:
+        return self.answer(x)
+    return sum(self.answer(x.flip(axes)).flip(axes) for axes in MIRRORS)/len(MIRRORS)
 
 # %% ../../nbs/masker/01_maskers.ipynb #776a6940
 def half(h)->torch.Tensor: # (B,C,H,W) -> (B,C,H/2,W/2)
