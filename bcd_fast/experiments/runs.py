@@ -14,6 +14,7 @@ __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHAN
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, pandas as pd, shutil, sys, torch
+from dataclasses import replace
 from omegaconf import OmegaConf
 from pathlib import Path
 from .. import __version__
@@ -265,21 +266,23 @@ def some_objects(bags): # Bags; yields (1,C,h,w) in [0,1], as the masker sees th
     pixels, rng = 0, np.random.default_rng(0)
     for i in np.concatenate([rng.permutation(bags.indices()[part]) for part in ('valid','train')]):
         sides = tuple(bags.objects.shapes[i,1:])
-        pixels += sides[0]*sides[1]
-        if pixels>sides[0]*sides[1] and pixels>ENOUGH: # the first one is asked, however large it is
+        if pixels and pixels+sides[0]*sides[1]>ENOUGH: # the first one is asked, however large it is
             return
+        pixels += sides[0]*sides[1]
         yield torch.from_numpy(cut(bags.objects, i, (0, 0), sides))[None]
 
 def finish_for(cfg, model, bags)->tuple: # settings, masker, Bags -> `Finish`, masks of `held_out_masks`
     "Finish the masker as the pictures ask for; with true masks, the level is that of probability .5."
-    with_finish(model.eval(), Finish(mirrored=True)) # after a resume of a training that was done nothing else has
-    level = 0. if cfg.supervised else level_for(model, some_objects(bags))
-    with_finish(model, Finish(mirrored=True, refined=True, level=level))
-    masks = held_out_masks(model, about_whole(bags), bags)
+    model.eval() # a resume of a training that was done has not called it
+    finish = Finish(mirrored=True)
+    level = 0. if cfg.supervised else level_for(with_finish(model, finish), some_objects(bags))
+    finish = replace(finish, refined=True, level=level)
+    masks = held_out_masks(with_finish(model, finish), about_whole(bags), bags)
     sure = sure_for(masks['backgrounds'], masks['objects'], FEW_ALARMS, cfg.threshold)
-    finish = Finish(mirrored=True, refined=True, level=level, sure=sure)
-    with_finish(model, finish)
-    return finish, held_out_masks(model, about_whole(bags), bags) if sure else masks
+    if not sure:
+        return finish, masks
+    finish = replace(finish, sure=sure)
+    return finish, held_out_masks(with_finish(model, finish), about_whole(bags), bags)
 
 def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     "How well the surest pixels tell pictures with the object from pictures without."

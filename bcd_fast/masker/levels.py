@@ -6,12 +6,12 @@
 __all__ = ['NEAR', 'FAR', 'LEVELS', 'SHADES', 'SOFT', 'LEAST', 'CLEARLY', 'HARDLY', 'NOTHING', 'near_edges', 'mutual_information',
            'shades', 'counted', 'told', 'asked', 'better_edge', 'most_telling', 'level_for']
 
-# %% ../../nbs/masker/03_levels.ipynb #a6df9c9f
+# %% ../../nbs/masker/03_levels.ipynb #3cd53d09
 import torch
 from .maskers import fill_nan
 from .refinement import blurred, grown
 
-# %% ../../nbs/masker/03_levels.ipynb #4f3b8897
+# %% ../../nbs/masker/03_levels.ipynb #f0524807
 NEAR, FAR = 4, 8 # pixels from an edge
 
 def near_edges(z, around:float=0., inside:int=NEAR)->torch.Tensor: # (B,1,H,W) logits, logit, pixels -> bool
@@ -19,7 +19,7 @@ def near_edges(z, around:float=0., inside:int=NEAR)->torch.Tensor: # (B,1,H,W) l
     m = z>around
     return grown(m, NEAR)&grown(~m, inside)
 
-# %% ../../nbs/masker/03_levels.ipynb #0f67fa48
+# %% ../../nbs/masker/03_levels.ipynb #91efce2e
 LEVELS = tuple(range(-2, 12)) # logits
 SHADES = 16 # bins of the grays
 SOFT = 1.5 # pixels by which pictures are blurred
@@ -47,18 +47,18 @@ def told(x, z, # (B,C,H,W) in [0,1] or NaN, (B,1,H,W) logits
         )->tuple: # (L,) nats, their pixels
     "What masks at each of `LEVELS` tell about the grays near an edge, summed over pixels; of several bands, the mean."
     total, pixels = z.new_zeros(len(LEVELS)), 0
-    asked = near_edges(z, around, inside)[:,0]&~x.isnan().any(1)
-    for v, logits, near in zip(blurred(fill_nan(x), SOFT), z[:,0], asked):
+    there = near_edges(z, around, inside)[:,0]&~x.isnan().any(1)
+    for v, logits, near in zip(blurred(fill_nan(x), SOFT), z[:,0], there):
         n = int(near.sum())
         if n>=LEAST:
             tables = torch.stack([counted(logits[near], shades(band)) for band in v[:, near]])
             total, pixels = total+n*mutual_information(tables).mean(0), pixels+n
     return total, pixels
 
-# %% ../../nbs/masker/03_levels.ipynb #d10687dd
+# %% ../../nbs/masker/03_levels.ipynb #997522bf
 CLEARLY = 1.4 # times what was told before, by the pixel
 HARDLY = .97 # of what the level that tells most tells
-NOTHING = 1e-3 # nats a pixel
+NOTHING = 1e-3 # nats a pixel that rounding alone may tell
 
 def asked(seen, around:float, inside:int)->tuple: # list of (picture, logits); as for `told` -> (L,) nats, their pixels
     "What the masks of all pictures tell near their edges."
@@ -71,7 +71,7 @@ def better_edge(seen)->float: # list of (picture, logits) -> logit
     nats, pixels = asked(seen, level, FAR)
     while pixels and (best := float(LEVELS[int(nats.argmax())]))!=level:
         more, near = asked(seen, best, FAR)
-        if not near or more.max()/near<=CLEARLY*nats.max()/pixels:
+        if not near or more.max()/near<=max(CLEARLY*nats.max()/pixels, NOTHING):
             break
         level, nats, pixels = best, more, near
     return level
