@@ -55,6 +55,8 @@ class TrainerConfig:
     obj_share: float = setting(.01, above=0, unit='share of the pixels') # of an image that count as the surest
     # that count as the surest at the start, with recipe=whole; null: as many as in the end
     obj_share_first: Optional[float] = setting(None, above=0, most=1, unit='share of the pixels')
+    # of neighbours of like gray in object pictures, with recipe=whole: both are object, or both ground
+    pair_weight: float = setting(.1, least=0)
     side: int = setting(128, least=32, unit='pixels') # longest side of a window, with recipe=whole
     shift: float = setting(.5, least=0) # largest random shift of the logits
     paste: int = setting(32, least=0) # backgrounds with pasted blobs in a batch

@@ -40,7 +40,7 @@ def load_bags(d)->Bags: # settings of the data
 def bag_loss_of(cfg)->BagLoss: # settings
     "The loss of a configuration."
     t = cfg.trainer
-    return SupervisedBagLoss() if cfg.supervised else BagLoss(t.obj_weight, t.cf_weight, t.obj_share)
+    return SupervisedBagLoss() if cfg.supervised else BagLoss(t.obj_weight, t.cf_weight, t.obj_share, t.pair_weight)
 
 def bag_callback_of(t)->BagCallback: # settings of the trainer
     "The callback of a configuration."
