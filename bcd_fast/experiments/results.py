@@ -168,10 +168,10 @@ def study_figure(runs:pd.DataFrame, # of `read_study`
 
 # %% ../../nbs/experiments/07_results.ipynb #13cb83b4
 OURS, BOUND = 'package', 'supervised' # methods of `make_real.py`
-REAL = {'set': 'pictures', 'seeds': 'seeds', 'iou': 'IoU', 'ap': 'AP', 'ap_of_bound': 'AP, share of the bound',
+REAL = {'set': 'pictures', 'seeds': 'seeds', 'iou': 'IoU', 'ap': 'AP', 'of_bound': 'shares of the bound, IoU / AP',
         'background_masked': 'masked without object', 'picture_auroc': 'pictures told apart, AUROC',
         'bound': 'bound, IoU / AP',
-        'peer': 'best peer, AP', 'seconds': 'seconds'}
+        'peer': 'best peer, AP', 'seconds': 'processor seconds'}
 
 def read_real(path)->pd.DataFrame: # `real.csv` of `make_real.py` -> a row a set and method
     "Scores on real pictures. Raises `InputError` for another table."
@@ -189,10 +189,10 @@ def real_row(found:pd.DataFrame)->dict: # rows of one set, method -> scores; key
     ours = found.loc[OURS]
     peers = found.drop(index=[OURS, BOUND], errors='ignore').ap
     bound = f'{found.loc[BOUND].iou:.3f} / {found.loc[BOUND].ap:.3f}' if BOUND in found.index else ''
-    share = '' if np.isnan(ours.ap_of_bound) else f'{ours.ap_of_bound:.2f}'
+    share = '' if np.isnan(ours.ap_of_bound) else f'{ours.iou_of_bound:.2f} / {ours.ap_of_bound:.2f}'
     peer = f'{peers.idxmax()} {peers.max():.3f}' if len(peers) else ''
     scores = dict(seeds=f'{ours.seeds:.0f}', iou=with_spread(ours, 'iou'), ap=with_spread(ours, 'ap'),
-                  ap_of_bound=share, seconds=f'{ours.seconds:.0f}', picture_auroc=f'{ours.picture_auroc:.3f}',
+                  of_bound=share, seconds=f'{ours.cpu_seconds:.0f}', picture_auroc=f'{ours.picture_auroc:.3f}',
                   background_masked=f'{ours.background_masked:.2%}')
     return scores | dict(bound=bound, peer=peer)
 

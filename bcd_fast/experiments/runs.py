@@ -325,7 +325,7 @@ def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `r
     state = checkpoint_of(folder) if resume else None
     metrics = dict.fromkeys(METRICS) | whole_metrics(cfg, name, bags)
     say(stage2_line(cfg.trainer, state['epoch'] if state else 0))
-    model, seconds, steps = train_on_pictures(cfg, bags, folder, state)
+    model, seconds, steps = train_on_pictures(cfg, bags, folder, state, say)
     finish, masks = finish_for(cfg, model, bags)
     held_out = held_out_of(cfg, masks['backgrounds'], masks['objects'], folder, say)
     auroc = told_apart(masks)
