@@ -107,5 +107,5 @@ class PatchEBSW(nn.Module):
         total = 0.
         for s in self.scales:
             d = self.distances(x, t, s)
-            total = total+(energy_weights(d, self.temperature)*d).sum()
+            total = total+(energy_weights(d.detach(), self.temperature)*d).sum()
         return total

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SET_BY', 'TRIES', 'INSTEAD', 'TrainerConfig', 'some_descriptions', 'unfit', 'with_k', 'fewer', 'settled',
-           'find_device', 'stage2_loss', 'batches_of', 'stage2_learner', 'fit_stage2', 'loggers_of', 'callbacks_of',
-           'rank_learner', 'schedule_of', 'train_masker']
+           'find_device', 'stage2_loss', 'optimizer_of', 'one_cycle', 'batches_of', 'stage2_learner', 'fit_stage2',
+           'loggers_of', 'callbacks_of', 'rank_learner', 'schedule_of', 'train_masker']
 
 # %% ../../nbs/training/10_stage2.ipynb #fffaffcc
 import numpy as np, time, torch
@@ -22,7 +22,7 @@ from ..backgrounds.stage1 import Stage1, firm, fit_stage1, load_stage1
 from ..divergences.representations import divergence_of
 from ..masker.maskers import PRECISIONS, set_precision
 from .batches import UNSURE, Batches, counts_by_cluster, no_condition, usable_clusters
-from .losses import BCDLoss, ByCluster, SupervisedLoss
+from .losses import LOSSES, BCDLoss, ByCluster, SupervisedLoss
 from .optimizers import OPTIMIZERS, make_opt_func
 from .callbacks import BCDCallback, EpochLines
 from .loggers import make_logger
@@ -40,11 +40,17 @@ class TrainerConfig:
     processes: int = setting(1, least=1) # that share each step
     optimizer: str = setting('adam', choices=OPTIMIZERS) # which optimiser
     lr: Optional[float] = setting(None, above=0) # largest learning rate; null: the optimiser's own, 6e-3 of adam
+    wd: float = setting(.01, least=0) # weight decay
+    one_cycle: Optional[bool] = setting(None) # whether the rate rises and falls; null: as the optimiser wants it
     epochs: Optional[int] = setting(10, least=1) # null follows from the images and the machine
     steps: Optional[int] = setting(100, least=1, unit='batches') # an epoch; null for as many as there are object images
+    rounds: int = setting(1, least=1) # of an epoch without `steps` through the object images
     # sources, backgrounds and targets in a batch; null follows from the images and the machine
     bs: Optional[int] = setting(48, least=2, unit='images')
     clusters: int = setting(2, least=1) # target clusters that share a batch
+    loss: str = setting('ours', choices=LOSSES) # ours, or the paper's as its reference computes it
+    # as many samples for the divergence, with replacement, with loss=paper; 0 takes the batch as it is
+    bootstrap: int = setting(2, least=0, unit='times the batch')
     div_weight: float = setting(1., least=0) # of the divergence
     bg_weight: float = setting(10., least=0) # of the backgrounds' squared masks
     cf_weight: float = setting(30., least=0) # of the squared error on counterfactuals; 0 as in the paper
@@ -137,12 +143,21 @@ def stage2_loss(cfg, s1:Stage1)->BCDLoss: # settings, for features of its encode
         return SupervisedLoss()
     features = partial(local_descriptors, s1.encoder) if cfg.divergence.on=='features' else None
     divergence = ByCluster(divergence_of(cfg.divergence, features), cfg.trainer.clusters)
-    return BCDLoss(divergence, **taken(BCDLoss, cfg.trainer))
+    kind = LOSSES[cfg.trainer.loss]
+    return kind(divergence, **taken(kind, cfg.trainer))
+
+def optimizer_of(t)->dict: # settings of the trainer -> for fastai's Learner
+    "The optimiser, its rate and its weight decay."
+    return dict(lr=t.lr or OPTIMIZERS[t.optimizer].lr, wd=t.wd, opt_func=make_opt_func(t.optimizer))
+
+def one_cycle(t)->bool: # settings of the trainer
+    "Whether the rate rises and falls."
+    return OPTIMIZERS[t.optimizer].one_cycle if t.one_cycle is None else t.one_cycle
 
 def batches_of(cfg, n:int)->Batches: # settings, object images of the training part
     "How batches are drawn."
     t = cfg.trainer
-    return Batches(t.bs, t.steps or max(1, n//t.bs), t.clusters, cfg.cluster.least)
+    return Batches(t.bs, t.steps or max(1, t.rounds*n//t.bs), t.clusters, cfg.cluster.least)
 
 # %% ../../nbs/training/10_stage2.ipynb #4fc7eb0b
 def stage2_learner(cfg, ds, s1:Stage1, cbs=())->BCDLearner: # settings, Dataset, stage 1, more callbacks
@@ -151,16 +166,15 @@ def stage2_learner(cfg, ds, s1:Stage1, cbs=())->BCDLearner: # settings, Dataset,
     train, valid = s1.part(ds, 'train'), s1.part(ds, 'valid')
     s1.encoder.to(device)
     callback = BCDCallback(shift=0.) if cfg.supervised else BCDCallback(**taken(BCDCallback, t))
-    optimizer = dict(lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer))
     learn = bcd_learner(train, valid, cfg.model, stage2_loss(cfg, s1), callback, batches_of(cfg, len(train.objects)),
-                        cfg.seed, **dict(optimizer, device=device, cbs=list(cbs)))
+                        cfg.seed, **dict(optimizer_of(t), device=device, cbs=list(cbs)))
     set_precision(learn.model, t.precision, device)
     return learn
 
 def fit_stage2(cfg, learn)->float: # seconds
     "Train for the epochs of the settings, with progress bars or without."
     start, epochs = time.perf_counter(), cfg.trainer.epochs
-    fit = learn.fit_one_cycle if OPTIMIZERS[cfg.trainer.optimizer].one_cycle else learn.fit
+    fit = learn.fit_one_cycle if one_cycle(cfg.trainer) else learn.fit
     if draws_bars(cfg.bar):
         fit(epochs, learn.lr)
     else:
@@ -198,7 +212,7 @@ def rank_learner(settings:dict, folder): # plain settings, folder of the run wit
 def schedule_of(cfg, lr:float)->Schedule: # settings, of the learner
     "How several processes are to fit."
     t = cfg.trainer
-    return Schedule(t.epochs, lr, OPTIMIZERS[t.optimizer].one_cycle, cfg.seed,
+    return Schedule(t.epochs, lr, one_cycle(t), cfg.seed,
                     cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar)
 
 def train_masker(cfg, ds, s1:Stage1, folder, # settings, data, stage 1, folder of the run

@@ -13,9 +13,8 @@ from ..data.folders import Reading
 from ..data.datasets import require
 from ..data.bags import Bags, read_bags
 from ..masker.maskers import ModelConfig, masker_of, set_precision
-from .optimizers import OPTIMIZERS, make_opt_func
 from .checkpoints import Checkpoint
-from .stage2 import callbacks_of, find_device, fit_stage2
+from .stage2 import callbacks_of, find_device, fit_stage2, optimizer_of
 from .windows import WindowBatches
 from .bag_loss import BagLoss, SupervisedBagLoss
 from .bag_learner import BagCallback, BagLearner, bag_learner
@@ -82,10 +81,9 @@ def bag_callback_of(t)->BagCallback: # settings of the trainer
 def whole_learner(cfg, bags:Bags, cbs=())->BagLearner: # settings, more callbacks
     "The learner of whole pictures, ready to fit."
     t, device = cfg.trainer, find_device(cfg.trainer.accelerator)
-    optimizer = dict(lr=t.lr or OPTIMIZERS[t.optimizer].lr, opt_func=make_opt_func(t.optimizer))
     batches = WindowBatches(t.bs, t.steps or max(1, len(bags.objects)//t.bs), t.side)
     learn = bag_learner(bags, cfg.model, bag_loss_of(cfg), bag_callback_of(t), batches, cfg.seed,
-                        **dict(optimizer, device=device, cbs=list(cbs)))
+                        **dict(optimizer_of(t), device=device, cbs=list(cbs)))
     set_precision(learn.model, t.precision, device)
     return learn
 
