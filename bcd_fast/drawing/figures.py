@@ -180,7 +180,7 @@ def cluster_grid(images, # (N,C,H,W) uint8, or floats in [0,1]
     return strips(rows, title, labels=1.1)
 
 # %% ../../nbs/drawing/00_figures.ipynb #312d67f6
-SCORE_NAMES = {'iou','dice','ap','auroc'}
+SCORE_NAMES = {'iou','dice','ap','auroc','share'} # within [0,1]
 
 def split_history(history # DataFrame or dict of lists
                  )->tuple: # DataFrame of losses, DataFrame of scores, both by epoch

@@ -53,7 +53,7 @@ def pair_term(z, x)->torch.Tensor: # (n,1,H,W) logits, (n,C,H,W) pictures -> sca
 
 # %% ../../nbs/training/12_bag_loss.ipynb #aef259c4
 class BagLoss(nn.Module):
-    "The sum above; `div`, `bg`, `cf`, `obj`, `pair`, `mask` and `logits` hold parts of the last call."
+    "The sum above; `div`, `bg`, `cf`, `obj`, `pair`, `terms`, `mask` and `logits` are of the last call."
     def __init__(self, obj_weight:float=.3, # of the surest pixels of object pictures
                  cf_weight:float=1., # of counterfactuals and blobs, each
                  share:float=.05, # of a window's pixels that count as the surest
@@ -73,7 +73,8 @@ class BagLoss(nn.Module):
         cf = sum((known_term(z, v) for z, v in zip(pasted, known)), logits.new_zeros(()))
         pair = pair_term(objects, x) if self.paired and self.pair_weight else bg.new_zeros(())
         self.keep(objects, bg, cf, obj, pair)
-        return bg+self.obj_weight*obj+self.cf_weight*cf+self.pair_weight*pair
+        self.terms = dict(bg=bg, cf=self.cf_weight*cf, obj=self.obj_weight*obj, pair=self.pair_weight*pair)
+        return sum(self.terms.values())
     def keep(self, objects, bg, cf, obj, pair): # (n,1,H,W) logits, scalars
         "Remember the parts of this call."
         self.logits = objects.detach()
@@ -89,4 +90,5 @@ class SupervisedBagLoss(BagLoss):
         bg, obj = background_term(grounds), known_term(objects, truth.to(logits.dtype))
         nothing = bg.new_zeros(())
         self.keep(objects, bg, nothing, obj, nothing)
+        self.terms = dict(bg=bg, obj=obj)
         return bg+obj

@@ -51,7 +51,7 @@ def mean_square(v, trim:float=0.): # (n,...) -> scalar
 LOSS_PARTS = 'div','bg','cf','obj'
 
 class BCDLoss(nn.Module):
-    "The sum above; `div`, `bg`, `cf`, `obj`, `mask`, `used` and `counterfactual` hold the parts of the last call."
+    "The sum above; `div`, `bg`, `cf`, `obj`, `terms`, `mask`, `used` and `counterfactual` are of the last call."
     def __init__(self, divergence=None, # module, two image batches -> scalar; `PatchEBSW` by default
                  bg_weight:float=1., # of the backgrounds' squared masks
                  cf_weight:float=1., # of the squared error on counterfactuals; 0 as in the paper
@@ -72,7 +72,9 @@ class BCDLoss(nn.Module):
                )->torch.Tensor: # scalar
         div, bg, cf, obj = self.parts(logits, x, b, t, known)
         self.div, self.bg, self.cf, self.obj = (v.detach() for v in (div, bg, cf, obj))
-        return self.div_weight*div+self.bg_weight*bg+self.cf_weight*cf+self.obj_weight*obj
+        weights = self.div_weight, self.bg_weight, self.cf_weight, self.obj_weight
+        self.terms = {name: w*v for name, w, v in zip(LOSS_PARTS, weights, (div, bg, cf, obj))}
+        return sum(self.terms.values())
 
 # %% ../../nbs/training/01_losses.ipynb #3bc54f07
 @patch
@@ -127,7 +129,7 @@ class SupervisedLoss(BCDLoss):
         m, nothing = logits.sigmoid().detach(), logits.new_zeros(())
         mx, mb = m.split([len(x), len(m)-len(x)])
         target = torch.cat([truth.to(logits.dtype), torch.zeros_like(mb)])
-        self.div, self.bg, self.cf, self.obj = nothing, mean_square(mb), nothing, nothing
+        self.div, self.bg, self.cf, self.obj, self.terms = nothing, mean_square(mb), nothing, nothing, {}
         self.mask, self.used, self.counterfactual = mx, mx, composite(x, b, mx)
         return F.binary_cross_entropy_with_logits(logits, target)
 
