@@ -45,6 +45,8 @@ def alike(x)->list: # (n,C,H,W) -> of four (n,1,h,w) bool
 
 def pair_term(z, x)->torch.Tensor: # (n,1,H,W) logits, (n,C,H,W) pictures -> scalar; 0 of nothing
     "Minus the log-likelihood that neighbours of like gray are both object or both ground (BoxInst, equation 5)."
+    if not len(z):
+        return z.sum()
     both, none = neighbours(F.logsigmoid(z)), neighbours(F.logsigmoid(-z))
     like = alike(x)
     logs = [torch.logaddexp(a+b, c+d)*ok for (a, b), (c, d), ok in zip(both, none, like)]
