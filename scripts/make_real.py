@@ -41,7 +41,7 @@ SHOWN = ('iou', 'ap', 'best', 'iou_per_picture', 'background_masked', 'picture_a
          'peak_rss_mb')
 SHARED = 'iou', 'ap' # as shares of the bound
 DRAWN = dict(objects=12, backgrounds=6) # test pictures, with --show
-SHADES = 48 # of a drawn figure: speckle takes much room
+SHADES = 160 # of a drawn figure: speckle takes much room
 HEADINGS = dict(objects='with the object: true masks drawn through, found masks dashed', backgrounds='without')
 
 
@@ -149,7 +149,7 @@ def draw_pictures(job, run):
                  backgrounds=[f for f in test_files(job.data) if not f[1]])
     rows = [(HEADINGS[pile], list(views_of(run, files[pile], DRAWN[pile]))) for pile in files]
     drawn, few = Image.open(io.BytesIO(figure_bytes(views_figure(rows)))), io.BytesIO()
-    drawn.convert('RGB').quantize(SHADES, dither=Image.Dither.NONE).save(few, 'PNG', optimize=True)
+    drawn.convert('RGB').quantize(SHADES, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(few, 'PNG', optimize=True)
     write_whole(job.out/f'real_{job.data.name}.png', few.getvalue())
 
 

@@ -157,7 +157,7 @@ def draw_outline(ax, mask, colour:str, dash:str)->None: # (h,w) bool or None
     x, y = (np.arange(-1, side+1) for side in mask.shape[::-1])
     ax.contour(x, y, np.pad(mask, 1).astype(float), [.5], colors=colour, linestyles=dash, linewidths=1.3)
 
-LONGEST = 30 # letters above a picture
+LONGEST = 24 # letters above a picture
 
 def fitted(title:str)->str:
     "A title as wide as its picture: the middle of a long one is left out."
