@@ -54,9 +54,9 @@ def stage1_epochs(bs:int, epochs:int)->dict: # settings of the encoder
     "An epoch of 100 steps."
     return dict(bs=bs, epochs=epochs, steps=100)
 
-def stage2_epochs(bs:int, epochs:int)->dict: # settings of the trainer
-    "An epoch is a pass over the object images."
-    return dict(bs=bs, epochs=epochs, steps=None)
+def stage2_epochs(bs:int, epochs:int)->dict: # object images of a batch, half of them sources; settings of the trainer
+    "In an epoch each object image is, on average, a source once, and a target once."
+    return dict(bs=bs//2, epochs=epochs, steps=None)
 
 def small_epochs(epochs:int)->dict: # settings of the trainer
     "Steps an epoch as in the settings."
@@ -89,7 +89,7 @@ PAPER = { # all images that there are where no number is given
     'sss_cl': budget(40000, 40000, stage1_epochs(2048, 200)),
     'sss_ae': budget(40000, 40000, stage1_epochs(400, 500)),
     'synthetic_segmentation': budget(70000, 70000, stage1_epochs(700, 200), stage2_epochs(400, 20)),
-    'sas_segmentation': budget(70000, None, stage1_epochs(100, 200), stage2_epochs(350, 100)),
+    'sas_segmentation': budget(None, None, stage1_epochs(100, 200), stage2_epochs(350, 100)),
     'sss_segmentation': budget(40000, 40000, stage1_epochs(2048, 200), stage2_epochs(400, 150)),
     'cub_segmentation': budget(None, None, stage1_epochs(32, 200), stage2_epochs(400, 1000))}
 
@@ -106,7 +106,6 @@ OF_PAPER = dict(
         'optimizer': 'dadapt_adam',
         'lr': 1.,
         'wd': 0.,
-        'rounds': 2,
         'loss': 'paper',
         'bootstrap': 2,
         'bg_weight': 1.,

@@ -44,7 +44,6 @@ class TrainerConfig:
     one_cycle: Optional[bool] = setting(None) # whether the rate rises and falls; null: as the optimiser wants it
     epochs: Optional[int] = setting(10, least=1) # null follows from the images and the machine
     steps: Optional[int] = setting(100, least=1, unit='batches') # an epoch; null for as many as there are object images
-    rounds: int = setting(1, least=1) # of an epoch without `steps` through the object images
     # sources, backgrounds and targets in a batch; null follows from the images and the machine
     bs: Optional[int] = setting(48, least=2, unit='images')
     clusters: int = setting(2, least=1) # target clusters that share a batch
@@ -157,7 +156,7 @@ def one_cycle(t)->bool: # settings of the trainer
 def batches_of(cfg, n:int)->Batches: # settings, object images of the training part
     "How batches are drawn."
     t = cfg.trainer
-    return Batches(t.bs, t.steps or max(1, t.rounds*n//t.bs), t.clusters, cfg.cluster.least)
+    return Batches(t.bs, t.steps or max(1, n//t.bs), t.clusters, cfg.cluster.least)
 
 # %% ../../nbs/training/10_stage2.ipynb #4fc7eb0b
 def stage2_learner(cfg, ds, s1:Stage1, cbs=())->BCDLearner: # settings, Dataset, stage 1, more callbacks
