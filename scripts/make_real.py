@@ -149,7 +149,8 @@ def draw_pictures(job, run):
                  backgrounds=[f for f in test_files(job.data) if not f[1]])
     rows = [(HEADINGS[pile], list(views_of(run, files[pile], DRAWN[pile]))) for pile in files]
     drawn, few = Image.open(io.BytesIO(figure_bytes(views_figure(rows)))), io.BytesIO()
-    drawn.convert('RGB').quantize(SHADES, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(few, 'PNG', optimize=True)
+    how = dict(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    drawn.convert('RGB').quantize(SHADES, **how).save(few, 'PNG', optimize=True)
     write_whole(job.out/f'real_{job.data.name}.png', few.getvalue())
 
 
