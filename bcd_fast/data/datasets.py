@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'LABELLED_FOLDER', 'NEEDS', 'PER_IMAGE', 'LOADERS', 'UNIFIED', 'DataConfig', 'require', 'texture_images',
-           'idx_on_textures', 'shapes_on_textures', 'shapes_on_sas', 'shapes_on_seafloor', 'shipwrecks',
+           'idx_on_textures', 'shapes_on_textures', 'on_sonar', 'shapes_on_sas', 'shapes_on_seafloor', 'shipwrecks',
            'labelled_regions', 'birds', 'images_of_folder', 'check_data', 'load_data', 'load_dataset', 'mislabel',
            'unified', 'placebo']
 
@@ -23,6 +23,7 @@ from .textures import embedded_textures, read_textures
 from .objects import embedded_digits, objects_on_textures, read_idx_folder
 from .downloads import how_to_get
 from .sprites import PAPER_SPRITES, read_dsprites, sprites_on_patches, sprites_on_textures
+from .sprites import flat_intensity, ramp_intensity, sprite_source
 from .sassed import read_patches, simulated_patches
 from .sidescan import PARTLY_COVERED, Crops
 from .sidescan import read_regions, read_shipwrecks, read_transects, simulated_shipwrecks
@@ -56,6 +57,7 @@ class DataConfig:
     object_scale: float = setting(1., above=0, most=1, # digits, mnist, fashion_mnist: size of the object image
                                   unit='share of the side', otherwise='leave it at 1.')
     placebo: bool = setting(False, general=True) # call half of the backgrounds object images: what is masked then?
+    flat: bool = setting(False, otherwise='leave it out.') # sas, seafloor: objects as in the paper's reference, no ramps
     unify: bool = setting(False, general=True) # pasted objects of noise in bright grays, as in the paper's reference
     clean: bool = setting(False, general=True) # first find backgrounds that seem to show an object, and leave them out
     noise: float = setting(0., least=0, most=.5, # of the backgrounds for training that show an object, for studies
@@ -120,11 +122,20 @@ def shapes_on_textures(path=None, # dSprites' npz file; rendered without it
 # %% ../../nbs/data/12_datasets.ipynb #6142c54a
 PER_IMAGE = 100 # patches of one image, at most
 
+def on_sonar(found, n_objects, n_backgrounds, seed, # patches with labels and groups; as below
+             name:str, ground:str, flat:bool # of the data set; what the patches are; how objects are shaded
+            )->Dataset:
+    "Rendered sprites on patches of sonar."
+    shade = flat_intensity if flat else ramp_intensity
+    ds = sprites_on_patches(*found, None, n_objects, n_backgrounds, seed, shade)
+    return replace(ds, name=name, source=sprite_source(None, ground))
+
 def shapes_on_sas(path=None, # sassed.h5; simulated images without it
                   n_objects=None, # object images; by default every patch of its half once
                   n_backgrounds=None, # background images; by default the other half
                   size=64, # side of all images, pixels
-                  seed=0 # of cutting and pasting
+                  seed=0, # of cutting and pasting
+                  flat=False # objects brighter by a whole multiple of their patch's mean
                  )->Dataset:
     "Rendered sprites on synthetic-aperture sonar, real or simulated."
     if path:
@@ -133,18 +144,19 @@ def shapes_on_sas(path=None, # sassed.h5; simulated images without it
         n_images = -(-2*(n_backgrounds or n_objects or 4000)//PER_IMAGE)
         found = simulated_patches(n_images=max(10, n_images), size=size, seed=seed)
         ground = 'simulated synthetic-aperture sonar (a stand-in)'
-    return replace(sprites_on_patches(*found, None, n_objects, n_backgrounds, seed, ground), name='sas')
+    return on_sonar(found, n_objects, n_backgrounds, seed, 'sas', ground, flat)
 
 def shapes_on_seafloor(path=None, # folder with images/ and labels/
                        n_objects=None, # object images; by default every patch of its half once
                        n_backgrounds=None, # background images; by default the other half
                        size=64, # side of all images, pixels
-                       seed=0 # of cutting and pasting
+                       seed=0, # of cutting and pasting
+                       flat=False # objects brighter by a whole multiple of their patch's mean
                       )->Dataset:
     "Rendered sprites on your own sonar images. Raises `InputError` without a folder."
     require('seafloor', path)
     found, ground = read_transects(path, size, seed=seed), 'sonar images from files'
-    return replace(sprites_on_patches(*found, None, n_objects, n_backgrounds, seed, ground), name='seafloor')
+    return on_sonar(found, n_objects, n_backgrounds, seed, 'seafloor', ground, flat)
 
 # %% ../../nbs/data/12_datasets.ipynb #092e495e
 def shipwrecks(path=None, # folder of AI4Shipwrecks; a simulated survey without it

@@ -6,8 +6,8 @@
 __all__ = ['LATENTS', 'SHAPES', 'GRID', 'N_SPRITES', 'MEAN_AREA', 'AREA', 'HEART_AREA', 'HEART_CENTRE', 'SPRITES_FILE',
            'NPZ_SAYS', 'PAPER_SPRITES', 'sprite_classes', 'sprite_index', 'sprite_latents', 'inside', 'render_window',
            'render_sprites', 'npy_shape', 'stream_pictures', 'npz_file', 'read_dsprites', 'ramp_part', 'ramp',
-           'smooth_intensity', 'ramp_intensity', 'choose_sprites', 'sprite_source', 'sprites_on_textures',
-           'deal_patches', 'sprites_on_patches']
+           'smooth_intensity', 'ramp_intensity', 'flat_intensity', 'choose_sprites', 'sprite_source',
+           'sprites_on_textures', 'deal_patches', 'sprites_on_patches']
 
 # %% ../../nbs/data/07_sprites.ipynb #270c4e1f
 import zipfile, numpy as np
@@ -201,6 +201,16 @@ def ramp_intensity(masks:np.ndarray, # (N,h,w) bool
     low, high = np.take_along_axis(grays, at, 1).T.astype(float)
     return ramp(masks, low, high, rng)
 
+# %% ../../nbs/data/07_sprites.ipynb #72498e9e
+def flat_intensity(masks:np.ndarray, # (N,h,w) bool
+                   backgrounds:np.ndarray, # (N,h,w) uint8, the patch below each object
+                   seed:int=0 # of grays and directions
+                  )->np.ndarray: # (N,h,w) uint8, 0 outside the masks
+    "Objects for sonar as in the paper's reference: their patch, brighter by a whole multiple of its mean."
+    mean = np.maximum(backgrounds.mean((1,2), keepdims=True), 1)
+    times = np.floor(ramp_intensity(masks, backgrounds, seed)/mean)
+    return np.where(masks, (backgrounds+times*mean).clip(0, 255), 0).round().astype(np.uint8)
+
 # %% ../../nbs/data/07_sprites.ipynb #092b0afc
 PAPER_SPRITES = 70000
 
@@ -270,15 +280,15 @@ def sprites_on_patches(patches:np.ndarray, # (N,h,h) uint8
                        n_objects:int=None, # by default every patch of its half once; more come again with other sprites
                        n_backgrounds:int=None, # by default, and at most, the other half of the patches
                        seed:int=0, # of sprites, grays and halves
-                       ground:str='patches' # what the patches are, for `source`
+                       shade=ramp_intensity # or `flat_intensity`
                       )->Dataset:
     "Sprites with grays of their own patch, pasted on one half of the patches; the other half are the backgrounds."
     s_draw, s_gray, s_deal = np.random.SeedSequence(seed).spawn(3)
-    labels, groups, source = np.asarray(labels), np.asarray(groups), sprite_source(masks, ground)
+    labels, groups, source = np.asarray(labels), np.asarray(groups), sprite_source(masks, 'patches')
     parts, under, alone = deal_patches(groups, s_deal)
     under, alone = np.resize(under, n_objects or len(under)), alone[:n_backgrounds]
     masks, _ = choose_sprites(masks, len(under), patches.shape[1], s_draw)
-    images = paste_objects(ramp_intensity(masks, patches[under], s_gray), masks, patches[under])
+    images = paste_objects(shade(masks, patches[under], s_gray), masks, patches[under])
     objects = ObjectImages(images[:,None], labels[under], groups[under], parts[under], masks[:,None])
     backgrounds = BackgroundImages(patches[alone][:,None], labels[alone], groups[alone], parts[alone])
     return Dataset('sprites_on_patches', objects, backgrounds, source=source)

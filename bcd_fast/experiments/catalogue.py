@@ -142,7 +142,7 @@ IN_16 = dict(divergence=dict(temperature=1/256), trainer=dict(div_weight=16.)) #
 RECIPE_OF = dict(
     synthetic_segmentation_paper=dict(data=dict(unify=True)),
     sas_cl_paper=VIEWS,
-    sas_segmentation_paper=VIEWS,
+    sas_segmentation_paper=VIEWS|dict(data=dict(flat=True)),
     sss_cl_paper=VIEWS,
     sss_segmentation_paper=VIEWS|WITHOUT_MASKS|dict(trainer=dict(optimizer='adam', lr=1e-4, one_cycle=False)),
     cub_segmentation_paper=WITHOUT_MASKS|IN_16,
