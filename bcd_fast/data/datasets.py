@@ -57,7 +57,7 @@ class DataConfig:
     object_scale: float = setting(1., above=0, most=1, # digits, mnist, fashion_mnist: size of the object image
                                   unit='share of the side', otherwise='leave it at 1.')
     placebo: bool = setting(False, general=True) # call half of the backgrounds object images: what is masked then?
-    flat: bool = setting(False, otherwise='leave it out.') # sas, seafloor: objects as in the paper's reference, no ramps
+    flat: bool = setting(False, otherwise='leave it out.') # sas, seafloor: objects as in the paper's reference
     unify: bool = setting(False, general=True) # pasted objects of noise in bright grays, as in the paper's reference
     clean: bool = setting(False, general=True) # first find backgrounds that seem to show an object, and leave them out
     noise: float = setting(0., least=0, most=.5, # of the backgrounds for training that show an object, for studies

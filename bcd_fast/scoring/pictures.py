@@ -173,6 +173,7 @@ def draw_view(ax, v:View, cmap:str)->None: # colour map of the image
     ax.set(xlim=(-.9, w-.1), ylim=(h-.1, -.9), anchor='N') # an outline along the edge is seen
     ax.set_title(fitted(v.title), fontsize=7)
 
+# %% ../../nbs/scoring/04_pictures.ipynb #f82cb63a
 def views_figure(rows, # (heading, list of `View`) each
                  cmap:str='gray', across:int=6 # colour map of images, pictures in a line at most
                 )->plt.Figure:
