@@ -63,8 +63,9 @@ class GroundsCallback(Callback):
     def after_loss(self):
         if not self.training:
             return
-        if len(self.parts)%self.looks==0:
-            self.gradients.append(gradient_shares(self.loss_func.terms, self.learn.pred))
+        terms = getattr(self.loss_func, 'terms', {}) # a user's loss may keep none
+        if terms and len(self.parts)%self.looks==0:
+            self.gradients.append(gradient_shares(terms, self.learn.pred))
         self.loss_func.terms = {} # they hold on to the whole step
         self.parts.append(torch.stack([getattr(self.loss_func, part) for part in LOSS_PARTS]))
         if self.loss_func.cf_weight:
