@@ -62,7 +62,7 @@ class ScalarLogger(Callback):
 @patch(as_prop=True)
 def kept(self:ScalarLogger): # -> `GroundsCallback`, or None
     "The callback that keeps the parts of the loss."
-    return next((cb for cb in self.learn.cbs if hasattr(cb, 'parts') and cb is not self), None)
+    return next((cb for cb in self.learn.cbs if 'parts' in vars(cb)), None)
 
 @patch(as_prop=True)
 def parts(self:ScalarLogger)->list: # of (4,) tensors, one a training step of this fit
