@@ -25,10 +25,9 @@ from bcd_fast.data.folders import Reading, list_files, object_pixels, read_files
 from bcd_fast.data.formats import read_pictures
 from bcd_fast.drawing.figures import figure_bytes
 from bcd_fast.prediction.models import load_model
-from bcd_fast.prediction.predict import predict_pictures
 from bcd_fast.scoring.peers import PEERS, SIDE, ends_of, fit_peer, kept_apart, only_data, sight_of, to_scores
-from bcd_fast.scoring.pictures import View, score_pictures, views_figure
-from bcd_fast.commands.eval import background_files, evaluate_folder, with_masks
+from bcd_fast.scoring.pictures import PictureScores, score_pictures, views_figure
+from bcd_fast.commands.eval import Evaluation, Place, background_files, evaluate_folder, view_of, with_masks
 
 TOP = Path(__file__).resolve().parent.parent
 TRAINED, BOUND, TEST = ('objects', 'backgrounds'), 'masks', 'test_'
@@ -135,12 +134,10 @@ def test_pictures(data):
 def views_of(run, files, most):
     "Some test files, evenly spread, with true masks and those that a model finds."
     model, about = load_model(run/'model')
+    evaluation = Evaluation(model, about, PictureScores(about['threshold']))
     chosen = np.linspace(0, len(files)-1, min(most, len(files))).round().astype(int)
     for path, mask in (files[i] for i in chosen):
-        p = read_pictures(path, about['masker']['channels'])[0]
-        truth = object_pixels(read_pictures(mask, channels=1)[0], p.name, p.values.shape[1:]) if mask else None
-        found, = predict_pictures(model, about, [p])
-        yield View(path.stem, about['normalisation'](p.values, p.valid), found > about['threshold'], truth)
+        yield view_of(evaluation, Place(path, 0, 'objects' if mask else 'backgrounds', mask), path.stem)
 
 
 def draw_pictures(job, run):

@@ -57,8 +57,7 @@ class DataConfig:
     object_scale: float = setting(1., above=0, most=1, # digits, mnist, fashion_mnist: size of the object image
                                   unit='share of the side', otherwise='leave it at 1.')
     placebo: bool = setting(False, general=True) # call half of the backgrounds object images: what is masked then?
-    flat: bool = setting(False, otherwise='leave it out.') # sas, seafloor: objects as in the paper's reference
-    unify: bool = setting(False, general=True) # pasted objects of noise in bright grays, as in the paper's reference
+    reference: bool = setting(False, general=True) # pasted objects have the grays that the paper's reference gives them
     clean: bool = setting(False, general=True) # first find backgrounds that seem to show an object, and leave them out
     noise: float = setting(0., least=0, most=.5, # of the backgrounds for training that show an object, for studies
                            unit='share', general=True)
@@ -123,10 +122,10 @@ def shapes_on_textures(path=None, # dSprites' npz file; rendered without it
 PER_IMAGE = 100 # patches of one image, at most
 
 def on_sonar(found, n_objects, n_backgrounds, seed, # patches with labels and groups; as below
-             name:str, ground:str, flat:bool # of the data set; what the patches are; how objects are shaded
+             name:str, ground:str, reference:bool # of the data set; what the patches are; how objects are shaded
             )->Dataset:
     "Rendered sprites on patches of sonar."
-    shade = flat_intensity if flat else ramp_intensity
+    shade = flat_intensity if reference else ramp_intensity
     ds = sprites_on_patches(*found, None, n_objects, n_backgrounds, seed, shade)
     return replace(ds, name=name, source=sprite_source(None, ground))
 
@@ -135,7 +134,7 @@ def shapes_on_sas(path=None, # sassed.h5; simulated images without it
                   n_backgrounds=None, # background images; by default the other half
                   size=64, # side of all images, pixels
                   seed=0, # of cutting and pasting
-                  flat=False # objects brighter by a whole multiple of their patch's mean
+                  reference=False # objects brighter by a whole multiple of their patch's mean
                  )->Dataset:
     "Rendered sprites on synthetic-aperture sonar, real or simulated."
     if path:
@@ -144,19 +143,19 @@ def shapes_on_sas(path=None, # sassed.h5; simulated images without it
         n_images = -(-2*(n_backgrounds or n_objects or 4000)//PER_IMAGE)
         found = simulated_patches(n_images=max(10, n_images), size=size, seed=seed)
         ground = 'simulated synthetic-aperture sonar (a stand-in)'
-    return on_sonar(found, n_objects, n_backgrounds, seed, 'sas', ground, flat)
+    return on_sonar(found, n_objects, n_backgrounds, seed, 'sas', ground, reference)
 
 def shapes_on_seafloor(path=None, # folder with images/ and labels/
                        n_objects=None, # object images; by default every patch of its half once
                        n_backgrounds=None, # background images; by default the other half
                        size=64, # side of all images, pixels
                        seed=0, # of cutting and pasting
-                       flat=False # objects brighter by a whole multiple of their patch's mean
+                       reference=False # objects brighter by a whole multiple of their patch's mean
                       )->Dataset:
     "Rendered sprites on your own sonar images. Raises `InputError` without a folder."
     require('seafloor', path)
     found, ground = read_transects(path, size, seed=seed), 'sonar images from files'
-    return on_sonar(found, n_objects, n_backgrounds, seed, 'seafloor', ground, flat)
+    return on_sonar(found, n_objects, n_backgrounds, seed, 'seafloor', ground, reference)
 
 # %% ../../nbs/data/12_datasets.ipynb #092e495e
 def shipwrecks(path=None, # folder of AI4Shipwrecks; a simulated survey without it
@@ -226,7 +225,7 @@ def load_data(d # `DataConfig`, or the group `data` of composed settings
     "The data set that the settings name. Raises `InputError` for wrong settings, and for missing or wrong files."
     check_data(d)
     ds = LOADERS[d.name](**taken(LOADERS[d.name], d))
-    if d.unify:
+    if d.reference and ds.name in UNIFIED:
         ds = unified(ds, d.seed)
     if d.placebo:
         ds = placebo(ds, d.seed)
@@ -264,12 +263,10 @@ def mislabel(ds:Dataset,
 # %% ../../nbs/data/12_datasets.ipynb #4c8159ea
 UNIFIED = dict.fromkeys(('digits','mnist','fashion_mnist'), (200,250)) | dict(dsprites=(150,250)) # least and most gray
 
-def unified(ds:Dataset,
+def unified(ds:Dataset, # one of `UNIFIED`
             seed:int=0 # of the noise
            )->Dataset:
-    "The data set with objects of bright noise. Raises `InputError` where objects are not pasted on textures."
-    if ds.name not in UNIFIED:
-        raise InputError(f'data.unify is for {", ".join(UNIFIED)}, not for {ds.name}: leave it out.')
+    "The data set with objects of bright noise."
     least, most = UNIFIED[ds.name]
     obj, rng = ds.objects, np.random.default_rng(seed)
     noise = rng.integers(least, most+1, obj.images.shape, np.uint8)

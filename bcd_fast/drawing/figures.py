@@ -184,11 +184,12 @@ SCORE_NAMES = {'iou','dice','ap','auroc','share'} # within [0,1]
 
 def split_history(history # DataFrame or dict of lists
                  )->tuple: # DataFrame of losses, DataFrame of scores, both by epoch
-    "Loss parts and scores of a history; columns without any value are left out."
+    "Loss parts and scores of a history; columns without any value, or of zeros alone, are left out."
     h = pd.DataFrame(history)
     if 'epoch' in h:
         h = h.set_index('epoch')
     h = h.drop(columns=['time','lr'], errors='ignore').astype(float).dropna(axis=1, how='all')
+    h = h.loc[:, (h!=0).any()] # terms that a loss does not have
     scores = [c for c in h if SCORE_NAMES & set(c.split('_'))]
     return h.drop(columns=scores), h[scores]
 

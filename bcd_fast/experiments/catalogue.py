@@ -100,6 +100,7 @@ OF_PAPER = dict(
     defaults=[{'override /model':'unet'}, {'override /divergence':'ebsw'}],
     divergence=dict(on='pixels', n_projections=1000, temperature=1., scale='sum', through=True, root=True,
                     normalise=False),
+    data=dict(reference=True),
     cluster=dict(assign='oracle'),
     callbacks=dict(keep_best=True),
     trainer={
@@ -140,9 +141,8 @@ VIEWS = dict(encoder=dict(views=5, crop=.8)) # of sonar: random crops only
 WITHOUT_MASKS = dict(cluster=dict(assign='robust'))
 IN_16 = dict(divergence=dict(temperature=1/256), trainer=dict(div_weight=16.)) # as images from 0 to 16 have it
 RECIPE_OF = dict(
-    synthetic_segmentation_paper=dict(data=dict(unify=True)),
     sas_cl_paper=VIEWS,
-    sas_segmentation_paper=VIEWS|dict(data=dict(flat=True)),
+    sas_segmentation_paper=VIEWS,
     sss_cl_paper=VIEWS,
     sss_segmentation_paper=VIEWS|WITHOUT_MASKS|dict(trainer=dict(optimizer='adam', lr=1e-4, one_cycle=False)),
     cub_segmentation_paper=WITHOUT_MASKS|IN_16,
@@ -229,9 +229,10 @@ def check_overrides(words): # of the command line
 # %% ../../nbs/experiments/01_catalogue.ipynb #d6048f4d
 OF_SQUARES = {'encoder','cluster','divergence', # groups, with all that is in them
               'size','stage','trainer=small_objects',
-              *(f'data.{k}' for k in ('size','fit','crop','n_objects','n_backgrounds','placebo','clean','noise')),
-              *(f'trainer.{k}' for k in ('processes','clusters','div_weight','bg_weight','trim','shift','paste_until',
-                                         'warm','levels'))}
+              *(f'data.{k}' for k in ('size','fit','crop','n_objects','n_backgrounds','placebo','reference','clean',
+                                      'noise')),
+              *(f'trainer.{k}' for k in ('processes','clusters','loss','bootstrap','div_weight','bg_weight','trim',
+                                         'shift','paste_until','warm','levels'))}
 RECIPE_SAYS = dict(
     fast='recipe=fast, pictures become squares of one size: {keys} would mean nothing to recipe=whole, the default of '
          'folders.',

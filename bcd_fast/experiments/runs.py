@@ -312,7 +312,7 @@ def score_test(model, bags, threshold:float, folder)->dict: # masker, Bags, fold
             if truth is not None or pile=='backgrounds':
                 scores.add(count_levels(m, truth), pile, p.name)
             if pile=='objects' and len(views)<12:
-                views.append(View(p.name[:24], bags.normalisation(p.values, p.valid), m>threshold, truth))
+                views.append(View(p.name, bags.normalisation(p.values, p.valid), m>threshold, truth))
     save_figure(views_figure([(UNDER_PICTURES, views)]), folder/'masks.png')
     return scores.summary() if known else {}
 
