@@ -39,6 +39,7 @@ KEPT = ('iou', 'dice', 'best', 'best_threshold', 'ap', 'iou_per_picture', 'area'
 SHOWN = ('iou', 'ap', 'best', 'iou_per_picture', 'background_masked', 'picture_auroc', 'seconds', 'cpu_seconds',
          'peak_rss_mb')
 SHARED = 'iou', 'ap' # as shares of the bound
+MADE = 'machine', 'torch', 'commit' # what runs were made with
 DRAWN = dict(objects=12, backgrounds=6) # test pictures, with --show
 SHADES = 160 # of a drawn figure: speckle takes much room
 HEADINGS = dict(objects='with the object: true masks drawn through, found masks dashed', backgrounds='without')
@@ -248,9 +249,10 @@ def append(path, row):
 
 
 def summary(rows):
-    "Means over seeds, standard deviations (none of one seed), shares of the bound."
-    of = pd.DataFrame(rows).groupby(['set', 'method'], sort=False)[list(SHOWN)]
-    t = of.mean().assign(seeds=of.size())
+    "Means over seeds, standard deviations (none of one seed), shares of the bound; what they were made with."
+    runs = pd.DataFrame(rows).groupby(['set', 'method'], sort=False)
+    of = runs[list(SHOWN)]
+    t = of.mean().assign(seeds=of.size()).join(runs[list(MADE)].agg(lambda v: ' / '.join(sorted(set(v)))))
     t = t.join(of.std().add_suffix('_sd'))
     methods = t.index.get_level_values('method')
     bound = t[methods == 'supervised'].droplevel('method')

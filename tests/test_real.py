@@ -126,11 +126,12 @@ def test_no_set(data, tmp_path):
 
 def test_summary():
     "Means over seeds, their spread, and the share of the bound."
-    row = dict.fromkeys(real.SHOWN, .5) | dict(set='a', seed=0)
-    rows = [row | dict(method='package', iou=.2), row | dict(method='package', iou=.4, seed=1),
+    row = dict.fromkeys(real.SHOWN, .5) | dict(set='a', seed=0, machine='m', torch='2', commit='c')
+    rows = [row | dict(method='package', iou=.2), row | dict(method='package', iou=.4, seed=1, commit='d'),
             row | dict(method='supervised', iou=.6, ap=.8), row | dict(method='cam', set='b')]
     t = real.summary(rows)
     ours = t.loc['a', 'package']
+    assert (ours.machine, ours.commit) == ('m', 'c / d')
     assert (ours.seeds, round(ours.iou, 6), round(ours.iou_sd, 6)) == (2, .3, round(np.std([.2, .4], ddof=1), 6))
     assert (round(ours.iou_of_bound, 6), ours.ap_of_bound) == (.5, .5/.8)
     assert np.isnan(t.loc['b', 'cam'].iou_of_bound) and np.isnan(t.loc['b', 'cam'].iou_sd)
