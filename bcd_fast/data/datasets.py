@@ -49,7 +49,7 @@ class DataConfig:
                         unit='pixels', general=True)
     channels: Optional[int] = setting(None, least=1, most=MOST_BANDS, # folder: 1 gray, 3 colour, or a number of bands;
                                       general=True) # null: what the files hold
-    normalise: str = setting('auto', # folder: any; shipwrecks, regions: auto or local
+    normalise: str = setting('auto', # folder: any; shipwrecks, regions: auto, local or mean16
                              choices=('auto', *NORMALISATIONS))
     nodata: Optional[float] = setting(None) # folder: value of pixels without data
     key: Optional[str] = setting(None) # folder: data set in HDF5 files

@@ -144,7 +144,7 @@ RECIPE_OF = dict(
     sas_cl_paper=VIEWS,
     sas_segmentation_paper=VIEWS,
     sss_cl_paper=VIEWS,
-    sss_segmentation_paper=VIEWS|WITHOUT_MASKS|dict(trainer=dict(optimizer='adam', lr=1e-4, one_cycle=False)),
+    sss_segmentation_paper=VIEWS|WITHOUT_MASKS|dict(data=dict(normalise='mean16'), trainer=dict(optimizer='adam', lr=1e-4, one_cycle=False)),
     cub_segmentation_paper=WITHOUT_MASKS|IN_16,
     folder_paper=WITHOUT_MASKS)
 
