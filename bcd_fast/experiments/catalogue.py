@@ -231,7 +231,7 @@ OF_SQUARES = {'encoder','cluster','divergence', # groups, with all that is in th
               'size','stage','trainer=small_objects',
               *(f'data.{k}' for k in ('size','fit','crop','n_objects','n_backgrounds','placebo','reference','clean',
                                       'noise')),
-              *(f'trainer.{k}' for k in ('processes','clusters','loss','bootstrap','div_weight','bg_weight','trim',
+              *(f'trainer.{k}' for k in ('processes','clusters','targets','loss','bootstrap','div_weight','div_share','bg_weight','trim',
                                          'shift','paste_until','warm','levels'))}
 RECIPE_SAYS = dict(
     fast='recipe=fast, pictures become squares of one size: {keys} would mean nothing to recipe=whole, the default of '

@@ -90,10 +90,11 @@ def with_nan(a, # (B,C,H,W) floats
 @dataclass
 class Batches:
     "How large batches are and what they are drawn from."
-    bs: int = 48 # sources, backgrounds and targets in a batch; rounded down to a multiple of `clusters`
+    bs: int = 48 # sources and backgrounds in a batch; rounded down to a multiple of `clusters`
     steps: int = 100 # batches an epoch
     clusters: int = 1 # target clusters that share a batch
     least: int = 8 # images of each sort that a target cluster must have
+    targets: int = None # rounded down to a multiple of `bs`; as many as sources by default
 
 def pools_of(images:Clustered, k:int)->tuple: # three arrays of numbers
     "Which images may be sources, backgrounds and targets for target cluster `k`."
@@ -114,6 +115,7 @@ class TargetClusterLoader(DataLoader):
         super().__init__(dataset=range(len(images.objects)), bs=bs, num_workers=0, device=device)
         self.objects, self.backgrounds = images.objects, images.backgrounds
         self.steps, self.clusters, self.masks, self.seed = how.steps, how.clusters, masks, seed
+        self.per_source = max(1, (how.targets or bs)//bs) # targets
         self.pools = {k: pools_of(images, k) for k in self.targets}
         self.drawn, self.go_on = None, None # seed of the last epoch; (seed, batches done) of one to go on with
     def __len__(self):
@@ -138,10 +140,11 @@ def create_batches(self:TargetClusterLoader, samples):
             yield self.batch(ks, rng)
 
 @patch
-def draw(self:TargetClusterLoader, ks, rng): # target clusters, generator -> three (bs,) arrays
+def draw(self:TargetClusterLoader, ks, rng): # target clusters, generator -> (bs,), (bs,) and (n_targets,) arrays
     "Numbers of the sources, backgrounds and targets of a batch."
     share = self.bs//len(ks)
-    return [np.concatenate([rng.choice(self.pools[k][i], share) for k in ks]) for i in range(3)]
+    shares = share, share, share*self.per_source
+    return [np.concatenate([rng.choice(self.pools[k][i], n) for k in ks]) for i, n in enumerate(shares)]
 
 @patch
 def batch(self:TargetClusterLoader, ks, rng): # target clusters, generator

@@ -47,10 +47,13 @@ class TrainerConfig:
     # sources, backgrounds and targets in a batch; null follows from the images and the machine
     bs: Optional[int] = setting(48, least=2, unit='images')
     clusters: int = setting(2, least=1) # target clusters that share a batch
+    targets: Optional[int] = setting(None, least=2, unit='images') # of a batch; null: as many as sources
     loss: str = setting('ours', choices=LOSSES) # ours, or the paper's as its reference computes it
     # as many samples for the divergence, with replacement, with loss=paper; 0 takes the batch as it is
     bootstrap: int = setting(2, least=0, unit='times the batch')
     div_weight: float = setting(1., least=0) # of the divergence
+    # of the gradient that the divergence is to have, in place of a fixed weight
+    div_share: Optional[float] = setting(None, above=0, most=.95, unit='share')
     bg_weight: float = setting(10., least=0) # of the backgrounds' squared masks
     cf_weight: float = setting(30., least=0) # of the squared error on counterfactuals; 0 as in the paper
     # of the squared misses of the surest pixels of object images; 0 as in the paper
@@ -160,7 +163,7 @@ def one_cycle(t)->bool: # settings of the trainer
 def batches_of(cfg, n:int)->Batches: # settings, object images of the training part
     "How batches are drawn."
     t = cfg.trainer
-    return Batches(t.bs, t.steps or max(1, n//t.bs), t.clusters, cfg.cluster.least)
+    return Batches(t.bs, t.steps or max(1, n//t.bs), t.clusters, cfg.cluster.least, t.targets)
 
 # %% ../../nbs/training/10_stage2.ipynb #4fc7eb0b
 def stage2_learner(cfg, ds, s1:Stage1, cbs=())->BCDLearner: # settings, Dataset, stage 1, more callbacks
