@@ -88,6 +88,23 @@ def trimmed(pairs):
     return {f'{n}, trim {t}': [f'data.noise={n}', f'trainer.trim={t}'] for n, t in pairs}
 
 
+# what the divergence learns alone: no counterfactuals of known mask, no blobs, no surest pixels
+MNIST_32 = ['data=mnist', 'data.size=32', 'data.n_objects=10000', 'data.n_backgrounds=20000', 'data.reference=true',
+            'callbacks.keep_best=true', 'trainer.steps=100', 'trainer.epochs=20']
+SMALL_UNET = ['model=unet', 'model.width=16', 'trainer.lr=3e-3']
+PIXELS = ['recipe=paper', *SMALL_UNET, 'trainer.optimizer=adam', 'trainer.bs=200', 'trainer.epochs=12']
+AS_MANY = ['trainer.bs=32', 'trainer.steps=625'] # images in all, fewer in a batch
+PATCHES = [*SMALL_UNET, 'trainer.loss=paper', 'trainer.bootstrap=0', 'trainer.clusters=1', 'trainer.bs=64',
+           'trainer.targets=384', 'trainer.bg_weight=1', 'trainer.div_weight=10', 'trainer.wd=0', 'trainer.paste=0',
+           'trainer.warm=0', 'divergence.root=true']
+ORACLE = ['cluster.assign=oracle']
+
+
+def alone(name, words, clusters, numbers):
+    "A case for each number of clusters."
+    return {f'{name}, K={k}': [*words, *clusters, f'cluster.k={k}'] for k in numbers}
+
+
 # study -> label -> words of the command line beside BASE
 CASES = dict(
     condition={**ONE_CLUSTER, 'K=2': ['cluster.k=2'], 'K=5': [], 'K=10': ['cluster.k=10']},
@@ -120,7 +137,15 @@ CASES = dict(
     regions_even=after([*ROCK, 'data.normalise=local'], {
         'all': [], **ONE_CLUSTER, **NO_DIVERGENCE, 'autoencoder': ['encoder=autoencoder'], 'supervised': SUPERVISED}),
     noise_regions=wrong(*ROCK),
-    bound={'ours': [], 'supervised': SUPERVISED})
+    bound={'ours': [], 'supervised': SUPERVISED},
+    alone=after(MNIST_32, {
+        **alone('pixels, 400', PIXELS, ORACLE, (10, 5, 1)),
+        **alone('pixels, 64', [*PIXELS, *AS_MANY], ORACLE, (5, 1)),
+        **alone('patches, 64 and 384', PATCHES, ORACLE, (10, 5, 1)),
+        **alone('patches, learned clusters', PATCHES, [], (5,)),
+        'no divergence': [*PIXELS, 'trainer.div_weight=0', 'trainer.epochs=2'],
+        'fast, K=5': [*SMALL_UNET, 'cluster.k=5'],
+        'supervised': [*SMALL_UNET, *SUPERVISED]}))
 
 QUESTIONS = dict(
     condition='Is background conditioning needed?',
@@ -139,10 +164,11 @@ QUESTIONS = dict(
     regions='And for real objects: rock on a sea floor?',
     regions_even='And when the gain is evened out?',
     noise_regions='And on rock, where nothing was tuned?',
-    bound='What would true masks give?')
+    bound='What would true masks give?',
+    alone='What do divergence and backgrounds learn alone?')
 
 STUDIES = {n: (QUESTIONS[n], cases) for n, cases in CASES.items()}
-NEED_FILES = {'regions', 'regions_even', 'noise_regions'} # made when named, with --set data.path=...
+NEED_FILES = {'regions', 'regions_even', 'noise_regions', 'alone'} # made when named, with --set data.path=...
 HELP = dict(share='make this part of the runs only and write nothing', set='more words of the command line',
             cases='only cases with this in their label; the others stay in the file as they are')
 
@@ -156,8 +182,9 @@ def words_of(case, seed, *more):
 def kept(folder):
     "What the studies notebook shows of a run; `div` is the last validation divergence, which reads no mask."
     m = json.loads((folder/'metrics.json').read_text())
-    last = pd.read_csv(folder/'history.csv')['div'].iloc[-1]
-    return {k: m.get(k) for k in KEPT} | dict(div=float(last))
+    history = pd.read_csv(folder/'history.csv')
+    curve = history[['seconds', 'iou']].round(4).values.tolist() if 'iou' in history else []
+    return {k: m.get(k) for k in KEPT} | dict(div=float(history['div'].iloc[-1]), curve=curve)
 
 
 def data_of(case, seed):

@@ -9,7 +9,7 @@ __all__ = ['PatchProducts', 'responses', 'random_filters', 'patch_covariance', '
 import torch
 import torch.nn as nn, torch.nn.functional as F
 from .slices import random_directions, wasserstein_1d
-from .sliced import energy_weights
+from .sliced import TINY, energy_weights
 
 # %% ../../nbs/divergences/02_patches.ipynb #284ef09e
 class PatchProducts(torch.autograd.Function):
@@ -80,8 +80,10 @@ class PatchEBSW(nn.Module):
                  scales:tuple=(1,2,4), # pooling factors
                  stride:int=4, # of the places, in pixels of the full image
                  positions:int=8000, # places drawn from the batch, at most
-                 temperature:float=1.): # of the weights
+                 temperature:float=1., # of the weights
+                 root:bool=False): # of the sum over scales: a slope that stays as the distance falls
         super().__init__()
+        self.root = root
         self.n_filters, self.patch, self.scales, self.stride = n_filters, patch, tuple(scales), stride
         self.positions, self.temperature, self.whitened = positions, temperature, whitened
     def filters(self, t): # (M,C,H,W) targets, pooled -> (n_filters,C,patch,patch)
@@ -108,4 +110,4 @@ class PatchEBSW(nn.Module):
         for s in self.scales:
             d = self.distances(x, t, s)
             total = total+(energy_weights(d.detach(), self.temperature)*d).sum()
-        return total
+        return total.clamp(min=TINY).sqrt() if self.root else total

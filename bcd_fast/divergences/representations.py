@@ -121,7 +121,7 @@ class DivergenceConfig:
     temperature: Optional[float] = setting(None, above=0) # of the weights of patch_ebsw and ebsw
     scale: Optional[str] = setting(None, choices=SCALES) # of the weights of ebsw: mean, or sum as in the reference
     through: Optional[bool] = setting(None) # let gradients through the weights of ebsw, as in the reference
-    root: Optional[bool] = setting(None) # of ebsw, as in the reference
+    root: Optional[bool] = setting(None) # of ebsw, as in the reference, and of patch_ebsw
     inner_steps: Optional[int] = setting(None, least=0) # of the ascent of dswd and max_sw
     regularisation: Optional[float] = setting(None) # of dswd
     epsilon: Optional[float] = setting(None, above=0) # of sinkhorn, relative to the mean cost
