@@ -105,6 +105,25 @@ def alone(name, words, clusters, numbers):
     return {f'{name}, K={k}': [*words, *clusters, f'cluster.k={k}'] for k in numbers}
 
 
+# a third of the gradient on the masks' logits for the divergence, with a batch and targets of its own size
+THIRD = ['trainer.clusters=1', 'trainer.bs=64', 'trainer.targets=384', 'trainer.div_share=.333']
+DIGITS = ['experiment=synthetic_segmentation', 'trainer.epochs=6']
+
+
+def third(name, words):
+    "Divergence, its condition, and neither, at the same batch."
+    cases = {'as it is': [], 'a third': THIRD, 'a third, K=1': [*THIRD, 'cluster.k=1'],
+             'no divergence': [*THIRD[:2], 'trainer.div_weight=0']}
+    return after(words, {f'{name}: {label}': more for label, more in cases.items()})
+
+
+def gains(*words):
+    "Clusters, ways to take the gain out, and objects that take on the gain of their new ground."
+    return {f'{way}, K={k}{named}': [*words, *THIRD, f'data.normalise={way}', f'cluster.k={k}', *more]
+            for way in ('auto', 'local', 'mean16') for k in (1, 2)
+            for named, more in {'': [], ', harmonised': ['trainer.harmonise=true']}.items()}
+
+
 # study -> label -> words of the command line beside BASE
 CASES = dict(
     condition={**ONE_CLUSTER, 'K=2': ['cluster.k=2'], 'K=5': [], 'K=10': ['cluster.k=10']},
@@ -145,7 +164,17 @@ CASES = dict(
         **alone('patches, learned clusters', PATCHES, [], (5,)),
         'no divergence': [*PIXELS, 'trainer.div_weight=0', 'trainer.epochs=2'],
         'fast, K=5': [*SMALL_UNET, 'cluster.k=5'],
-        'supervised': [*SMALL_UNET, *SUPERVISED]}))
+        'supervised': [*SMALL_UNET, *SUPERVISED]}),
+    third=third('digits', DIGITS) | third('sonar', SONAR),
+    third_rock=third('rock', ROCK),
+    gains=gains(*ROCK),
+    acid=after(SONAR, {
+        'no blobs': NO_BLOBS,
+        'no blobs, a third': [*NO_BLOBS, *THIRD],
+        'no blobs, a third, K=1': [*NO_BLOBS, *THIRD, 'cluster.k=1'],
+        'no blobs, no divergence': [*NO_BLOBS, *THIRD[:2], 'trainer.div_weight=0'],
+        'patches alone': [*PATCHES, 'model=fast'],
+        'patches alone, K=1': [*PATCHES, 'model=fast', 'cluster.k=1']}))
 
 QUESTIONS = dict(
     condition='Is background conditioning needed?',
@@ -165,10 +194,25 @@ QUESTIONS = dict(
     regions_even='And when the gain is evened out?',
     noise_regions='And on rock, where nothing was tuned?',
     bound='What would true masks give?',
-    alone='What do divergence and backgrounds learn alone?')
+    alone='What do divergence and backgrounds learn alone?',
+    third='Does a third of the gradient make the divergence useful?',
+    third_rock='And on rock?',
+    gains='Does a shared gain turn the divergence around, and can that be mended?',
+    acid='Can a divergence do without blobs on sonar?')
+# written before the first run of each
+PREDICTIONS = dict(
+    third='Digits: a third is better than no divergence by .01 to .03 in IoU, and K=1 is no better than none. '
+          'Sonar: all within the spread of seeds, for the objects are too small to change the distribution of patches.',
+    third_rock='K=2 is worse than no divergence by .03 or more, for its clusters follow brightness; '
+               'K=1 is as good as none.',
+    gains='Without the gain taken out (auto) K=2 loses .03 or more against K=1, and harmonised objects mend it. With '
+          'local or mean16 there is no difference between K=2 and K=1, harmonised or not.',
+    acid='Without blobs the recipe finds nothing (IoU below .05) with no divergence and with K=1, and between .2 and '
+         '.5 with a third of the gradient; patches alone find .3 with clusters and below .1 without.')
 
 STUDIES = {n: (QUESTIONS[n], cases) for n, cases in CASES.items()}
-NEED_FILES = {'regions', 'regions_even', 'noise_regions', 'alone'} # made when named, with --set data.path=...
+# made when named, with --set data.path=...
+NEED_FILES = {'regions', 'regions_even', 'noise_regions', 'alone', 'third_rock', 'gains'}
 HELP = dict(share='make this part of the runs only and write nothing', set='more words of the command line',
             cases='only cases with this in their label; the others stay in the file as they are')
 
@@ -241,7 +285,8 @@ def write(study, rows, more, add): # label -> rows, more words of the command li
     for label, runs in rows.items():
         command = shown(words_of(CASES[study][label], 'SEED', *more))
         cases[label] = dict(command=command, runs=runs)
-    about = dict(study=study, question=QUESTIONS[study], cases=cases)
+    said = dict(prediction=PREDICTIONS[study]) if study in PREDICTIONS else {}
+    about = dict(study=study, question=QUESTIONS[study], **said, cases=cases)
     file.write_text(json.dumps(about, indent=1)+'\n')
 
 

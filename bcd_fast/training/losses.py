@@ -10,7 +10,7 @@ import torch, torch.nn as nn, torch.nn.functional as F
 from fastcore.basics import patch
 from ..divergences.sliced import EnergyBasedSW
 from ..divergences.patches import PatchEBSW
-from ..masker.compositing import composite
+from ..masker.compositing import composite, harmonised
 
 # %% ../../nbs/training/01_losses.ipynb #517d3e6c
 def level_sets(logits, # (B,1,H,W)
@@ -52,6 +52,7 @@ LOSS_PARTS = 'div','bg','cf','obj'
 
 class BCDLoss(nn.Module):
     "The sum above; `div`, `bg`, `cf`, `obj`, `terms`, `mask`, `used` and `counterfactual` are of the last call."
+    harmonise = False # give sources the gain of their new backgrounds before the divergence sees them
     def __init__(self, divergence=None, # module, two image batches -> scalar; `PatchEBSW` by default
                  bg_weight:float=1., # of the backgrounds' squared masks
                  cf_weight:float=1., # of the squared error on counterfactuals; 0 as in the paper
@@ -83,7 +84,7 @@ def parts(self:BCDLoss, logits, x, b, t, known)->tuple: # as for `forward` -> di
     m = logits.sigmoid()
     mx, mb, mc = m.split([len(x), len(m)-len(x)-len(known), len(known)])
     used = level_sets(logits[:len(x)], self.levels, self.training) if self.levels else mx
-    xt = composite(x, b, used)
+    xt = composite(harmonised(x, b, mx) if self.harmonise else x, b, used)
     self.mask, self.used, self.counterfactual = mx.detach(), used.detach(), xt.detach()
     div = self.divergence(xt, t) if len(x) and self.div_weight else m.new_zeros(())
     trim = self.trim if self.training else 0.
@@ -115,6 +116,7 @@ class PaperLoss(BCDLoss):
         mx, mb = m[:len(x)], m[len(x):len(m)-len(known)]
         xs, ms, bs, ts = self.samples(mx, x, b, t)
         nothing = m.new_zeros(())
+        xs = harmonised(xs, bs, ms) if self.harmonise else xs
         div = self.divergence(composite(xs, bs, ms), ts) if self.div_weight else nothing
         self.mask = self.used = mx.detach()
         self.counterfactual = composite(x, b, self.mask)

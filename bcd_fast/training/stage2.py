@@ -54,6 +54,7 @@ class TrainerConfig:
     div_weight: float = setting(1., least=0) # of the divergence
     # of the gradient that the divergence is to have, in place of a fixed weight
     div_share: Optional[float] = setting(None, above=0, most=.95, unit='share')
+    harmonise: bool = setting(False) # objects take on the gain of their new grounds, for the divergence
     bg_weight: float = setting(10., least=0) # of the backgrounds' squared masks
     cf_weight: float = setting(30., least=0) # of the squared error on counterfactuals; 0 as in the paper
     # of the squared misses of the surest pixels of object images; 0 as in the paper
@@ -150,7 +151,9 @@ def stage2_loss(cfg, s1:Stage1)->BCDLoss: # settings, for features of its encode
     kind = LOSSES[cfg.trainer.loss]
     if kind is PaperLoss and cfg.trainer.clusters>1:
         raise InputError(ONE_TARGET) # it draws its samples from all of a batch
-    return kind(divergence, **taken(kind, cfg.trainer))
+    loss = kind(divergence, **taken(kind, cfg.trainer))
+    loss.harmonise = cfg.trainer.harmonise
+    return loss
 
 def optimizer_of(t)->dict: # settings of the trainer -> for fastai's Learner
     "The optimiser, its rate and its weight decay."
