@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np, pandas as pd
+from omegaconf import OmegaConf
 
 from make_results import ROCK as REGIONS, shown
 from bcd_fast.core import keep_buffers
@@ -228,7 +229,19 @@ def kept(folder):
     m = json.loads((folder/'metrics.json').read_text())
     history = pd.read_csv(folder/'history.csv')
     curve = history[['seconds', 'iou']].round(4).values.tolist() if 'iou' in history else []
-    return {k: m.get(k) for k in KEPT} | dict(div=float(history['div'].iloc[-1]), curve=curve)
+    t = OmegaConf.load(folder/'config.yaml').trainer
+    of_training = dict(div=float(history['div'].iloc[-1]), sources_an_epoch=t.bs*t.steps, curve=curve)
+    return {k: m.get(k) for k in KEPT} | of_training | judged(folder)
+
+
+def judged(folder):
+    "What the judge of the clusters said, where it was asked: fit or not, and t of each change in the worst cluster."
+    path = folder/'condition.json'
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text())
+    t = pd.DataFrame(found['clusters']).drop(columns='cluster').min().round(2)
+    return dict(fit=not found['unfit'], **{f't_{name}': v for name, v in t.items()})
 
 
 def data_of(case, seed):
