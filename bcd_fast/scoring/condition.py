@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['REACH', 'BLOBS', 'CHANGES', 'NOTICED', 'TOLERATED', 'LESS', 'MORE', 'WORDS', 'REASONS', 'LEAST', 'MOST', 'eroded',
            'dilated', 'blurred', 'with_blobs', 'of_another', 'Probe', 'responses_by_image', 'distances', 't_of_changes',
-           'worst', 'verdict', 'of_cluster', 'judge_clusters']
+           'worst', 'verdict', 'of_cluster', 'judge_clusters', 'ClusterChoice']
 
 # %% ../../nbs/scoring/09_condition.ipynb #d354b249
-import numpy as np, torch, torch.nn.functional as F
+import json, numpy as np, torch, torch.nn.functional as F
 from dataclasses import dataclass
+from fastai.callback.core import Callback
 from ..core import InputError
 from ..data.images import to_unit
 from ..divergences.patches import random_filters
 from ..divergences.sliced import energy_weights
 from ..divergences.slices import wasserstein_1d
 from ..masker.compositing import composite, random_blobs
+from ..training.learner import predict_masks
 
 # %% ../../nbs/scoring/09_condition.ipynb #f83d7415
 REACH = 2 # pixels that masks are eroded and dilated by
@@ -50,11 +52,11 @@ CHANGES = dict(empty=torch.zeros_like, eroded=eroded, dilated=dilated, blurred=b
 @dataclass
 class Probe:
     "What images are looked at with: filters of unit norm at several scales."
-    n_filters: int = 16 # a scale
+    n_filters: int = 8 # a scale
     patch: int = 7 # side, pixels of the pooled image
     scales: tuple = (1,2,4) # pooling factors
     places: int = 24 # of an image, for each scale
-    draws: int = 30 # of the bootstrap
+    draws: int = 20 # of the bootstrap
     seed: int = 0
 
 def responses_by_image(x, # (N,C,H,W)
@@ -160,3 +162,35 @@ def judge_clusters(images, # `Clustered`: object images and backgrounds with the
         shown = (to_unit(d.images[i]) for d, i in zip((images.objects, images.backgrounds, images.objects), some))
         rows.append(dict(cluster=int(k), **t_of_changes(*shown, torch.as_tensor(masks[s]).float(), probe)))
     return rows
+
+# %% ../../nbs/scoring/09_condition.ipynb #4bd3f78a
+class ClusterChoice(Callback):
+    "Uses the clusters of the training part only from when they have proven fit; `unfit` says why they have not."
+    order = 64 # before the monitor and the checkpoint
+    def __init__(self, train, valid, # `Clustered`
+                 after:float=.3, # share of the training
+                 probe:Probe=None): # `Probe()` by default
+        self.train_clusters, self.valid, self.after, self.probe = train[2:], valid, after, probe
+        self.unfit, self.rows = None, [] # None as long as nothing is decided
+    def before_fit(self):
+        if self.unfit is None:
+            self.learn.dls.train.use(*(np.zeros_like(c) for c in self.train_clusters))
+    def after_epoch(self):
+        if self.unfit is None and (self.epoch+1)/self.n_epoch>=self.after:
+            masks = predict_masks(self.model, self.valid.objects.images)
+            self.rows = judge_clusters(self.valid, masks, self.probe)
+            self.decide(verdict(self.rows))
+    def decide(self, unfit:str): # of `verdict`
+        "Go on with the clusters, or without."
+        self.unfit = unfit
+        if not unfit:
+            self.learn.dls.train.use(*self.train_clusters)
+    def state(self)->dict:
+        "What a checkpoint must keep."
+        return dict(choice=json.dumps(dict(unfit=self.unfit, rows=self.rows)))
+    def load_state(self, s:dict): # as `state` gives it
+        "Go on from what a checkpoint kept."
+        kept = json.loads(s['choice'])
+        self.rows = kept['rows']
+        if kept['unfit'] is not None:
+            self.decide(kept['unfit'])

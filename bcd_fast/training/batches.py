@@ -110,16 +110,21 @@ class TargetClusterLoader(DataLoader):
                  seed:int=None, # of every epoch alike; by default torch's generator draws one for each
                  device=None, **kwargs):
         images, how = Clustered(*images), batches or Batches()
-        self.targets = usable_clusters(images.object_clusters, images.background_clusters, how.least)
         bs = max(1, how.bs//how.clusters)*how.clusters
         super().__init__(dataset=range(len(images.objects)), bs=bs, num_workers=0, device=device)
         self.objects, self.backgrounds = images.objects, images.backgrounds
         self.steps, self.clusters, self.masks, self.seed = how.steps, how.clusters, masks, seed
         self.per_source = max(1, (how.targets or bs)//bs) # targets
-        self.pools = {k: pools_of(images, k) for k in self.targets}
+        self.least = how.least
+        self.use(images.object_clusters, images.background_clusters)
         self.drawn, self.go_on = None, None # seed of the last epoch; (seed, batches done) of one to go on with
     def __len__(self):
         return self.steps
+    def use(self, obj_clusters, bg_clusters): # (M,), (N,) integers
+        "From the next epoch on, draw by these clusters of the same images."
+        self.targets = usable_clusters(obj_clusters, bg_clusters, self.least)
+        images = Clustered(self.objects, self.backgrounds, obj_clusters, bg_clusters)
+        self.pools = {k: pools_of(images, k) for k in self.targets}
     def order(self, rng): # -> (steps,clusters)
         "Target clusters of an epoch: random rounds through all of them."
         n = self.steps*self.clusters

@@ -225,13 +225,14 @@ def schedule_of(cfg, lr:float)->Schedule: # settings, of the learner
                     cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar)
 
 def train_masker(cfg, ds, s1:Stage1, folder, # settings, data, stage 1, folder of the run
-                 state:dict=None # of a checkpoint to go on from
+                 state:dict=None, # of a checkpoint to go on from
+                 cbs=() # more callbacks, for one process
                 )->tuple: # trained masker, seconds, training steps
     "Stage 2 in one process, with checkpoints, or in several."
     alone, before = cfg.trainer.processes==1, state['seconds'] if state else 0.
     watched = alone and cfg.debug.name=='none'
     keep = [Monitor(folder, *s1.part(ds, 'valid')), Checkpoint(folder, before=before)] if watched else []
-    learn = stage2_learner(cfg, ds, s1, [*callbacks_of(cfg, folder), *keep])
+    learn = stage2_learner(cfg, ds, s1, [*callbacks_of(cfg, folder), *(cbs if alone else ()), *keep])
     learn.resume_from = state
     if alone:
         return learn.model, before+fit_stage2(cfg, learn), len(learn.bcd.parts)
