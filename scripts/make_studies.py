@@ -23,7 +23,7 @@ from bcd_fast.scoring.scores import mask_scores
 from bcd_fast.prediction.models import load_model
 from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments.runs import settings_of
-from bcd_fast.experiments.notebooks import run_once
+from bcd_fast.experiments.notebooks import is_made, run_once
 
 TOP = Path(__file__).resolve().parent.parent
 BASE = ['experiment=synthetic_segmentation', 'trainer.epochs=4']
@@ -215,6 +215,7 @@ STUDIES = {n: (QUESTIONS[n], cases) for n, cases in CASES.items()}
 # made when named, with --set data.path=...
 NEED_FILES = {'regions', 'regions_even', 'noise_regions', 'alone', 'third_rock', 'gains'}
 HELP = dict(share='make this part of the runs only and write nothing', set='more words of the command line',
+            found='only runs that have been made before',
             cases='only cases with this in their label; the others stay in the file as they are')
 
 
@@ -310,6 +311,7 @@ def arguments():
     p.add_argument('--share', type=int, nargs=2, metavar=('PART', 'OF'), help=HELP['share'])
     p.add_argument('--cases', default='', metavar='TEXT', help=HELP['cases'])
     p.add_argument('--set', nargs='*', default=[], metavar='KEY=VALUE', help=HELP['set'])
+    p.add_argument('--found', action='store_true', help=HELP['found'])
     p.add_argument('--out', default='runs')
     return p.parse_args()
 
@@ -320,6 +322,8 @@ def main():
     names = a.names or [n for n in STUDIES if n not in NEED_FILES]
     labels = {n: [label for label in CASES[n] if a.cases in label] for n in names}
     jobs = [Job(n, label, s) for s in a.seeds for n in names for label in labels[n]]
+    if a.found:
+        jobs = [j for j in jobs if is_made(j.words(a.set), a.out)]
     if a.share:
         for job in share_of(jobs, a.set, *a.share):
             make(job, a.set, a.out, {})
@@ -329,7 +333,7 @@ def main():
     for job in jobs:
         rows[job.study][job.label].append(make(job, a.set, a.out, tests))
     for n in names:
-        write(n, rows[n], a.set, add=bool(a.cases))
+        write(n, {label: runs for label, runs in rows[n].items() if runs}, a.set, add=bool(a.cases))
 
 
 if __name__ == '__main__':
