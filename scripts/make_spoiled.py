@@ -7,7 +7,6 @@ in the study `alone` of make_studies.py. Writes nbs/results/studies/spoiled.json
 """
 import argparse, json, time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np, torch
 from fastai.callback.core import Callback

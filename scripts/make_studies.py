@@ -94,6 +94,7 @@ MNIST_32 = ['data=mnist', 'data.size=32', 'data.n_objects=10000', 'data.n_backgr
             'callbacks.keep_best=true', 'trainer.steps=100', 'trainer.epochs=20']
 SMALL_UNET = ['model=unet', 'model.width=16', 'trainer.lr=3e-3']
 PIXELS = ['recipe=paper', *SMALL_UNET, 'trainer.optimizer=adam', 'trainer.bs=200', 'trainer.epochs=12']
+COARSE = ['model=fast'] # masks of squares of 2x2 pixels
 AS_MANY = ['trainer.bs=32', 'trainer.steps=625'] # images in all, fewer in a batch
 PATCHES = [*SMALL_UNET, 'trainer.loss=paper', 'trainer.bootstrap=0', 'trainer.clusters=1', 'trainer.bs=64',
            'trainer.targets=384', 'trainer.bg_weight=1', 'trainer.div_weight=10', 'trainer.wd=0', 'trainer.paste=0',
@@ -160,6 +161,7 @@ CASES = dict(
     bound={'ours': [], 'supervised': SUPERVISED},
     alone=after(MNIST_32, {
         **alone('pixels, 400', PIXELS, ORACLE, (10, 5, 1)),
+        **alone('pixels, 400, masker fast', [*PIXELS, *COARSE], ORACLE, (5,)),
         **alone('pixels, 64', [*PIXELS, *AS_MANY], ORACLE, (5, 1)),
         **alone('patches, 64 and 384', PATCHES, ORACLE, (10, 5, 1)),
         **alone('patches, learned clusters', PATCHES, [], (5,)),

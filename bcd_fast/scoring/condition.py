@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from fastai.callback.core import Callback
 from ..core import InputError
 from ..data.images import to_unit
-from ..divergences.patches import random_filters
 from ..divergences.sliced import energy_weights
 from ..divergences.slices import wasserstein_1d
 from ..masker.compositing import composite, random_blobs
@@ -109,8 +108,9 @@ LESS, MORE = ('empty','eroded'), ('dilated','blobs') # foreground
 WORDS = dict(empty='empty', eroded='eroded', dilated='dilated', blobs='spoiled')
 REASONS = dict(
     few='no cluster has enough images of each sort to compare',
-    gain='object and ground share a gain that the clusters follow: in cluster {k} {what} masks make counterfactuals more '
-         'like targets (t={t:.1f}); even out the gain (data.normalise=local), or leave the condition out (cluster.k=1)',
+    gain='object and ground share a gain that the clusters follow: in cluster {k} {what} masks make counterfactuals '
+         'more like targets (t={t:.1f}); even out the gain (data.normalise=local), or leave the condition out '
+         '(cluster.k=1)',
     wrong='object images seem to be in the wrong clusters: in cluster {k} {what} masks make counterfactuals more like '
           'targets (t={t:.1f}); leave the condition out (cluster.k=1), or try another number or encoder',
     blind='the comparison hardly notices {what} masks (t={t:.1f} in the mean of the clusters)')

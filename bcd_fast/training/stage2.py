@@ -44,7 +44,7 @@ class TrainerConfig:
     one_cycle: Optional[bool] = setting(None) # whether the rate rises and falls; null: as the optimiser wants it
     epochs: Optional[int] = setting(10, least=1) # null follows from the images and the machine
     steps: Optional[int] = setting(100, least=1, unit='batches') # an epoch; null for as many as there are object images
-    # sources, backgrounds and targets in a batch; null follows from the images and the machine
+    # sources and backgrounds in a batch; null follows from the images and the machine
     bs: Optional[int] = setting(48, least=2, unit='images')
     clusters: int = setting(2, least=1) # target clusters that share a batch
     targets: Optional[int] = setting(None, least=2, unit='images') # of a batch; null: as many as sources
@@ -57,8 +57,7 @@ class TrainerConfig:
     harmonise: bool = setting(False) # objects take on the gain of their new grounds, for the divergence
     bg_weight: float = setting(10., least=0) # of the backgrounds' squared masks
     cf_weight: float = setting(30., least=0) # of the squared error on counterfactuals; 0 as in the paper
-    # of the squared misses of the surest pixels of object images; 0 as in the paper
-    obj_weight: float = setting(3., least=0)
+    obj_weight: float = setting(3., least=0) # of squared misses of object images' surest pixels; 0 as in the paper
     # worst backgrounds and counterfactuals that are left out: for piles where some backgrounds show an object
     trim: float = setting(0., least=0, most=.5, unit='share of a batch')
     obj_share: float = setting(.01, above=0, unit='share of the pixels') # of an image that count as the surest
@@ -72,10 +71,8 @@ class TrainerConfig:
     paste_until: float = setting(.3, least=0, unit='share of the training') # after which no more blobs come
     warm: float = setting(.1, least=0, unit='share of the training') # without sources: blobs and backgrounds only
     precision: str = setting('auto', choices=PRECISIONS) # of the numbers between the masker's layers
-    # lowest level of the masks that counterfactuals with a known mask are made with
-    tight: float = setting(.05, least=0)
-    # temperature of random level sets that composites are made with; 0 takes the mask itself
-    levels: float = setting(.3, least=0)
+    tight: float = setting(.05, least=0) # lowest level at which masks of known counterfactuals are cut
+    levels: float = setting(.3, least=0) # temperature of composites' random level sets; 0 takes the mask itself
 
 # %% ../../nbs/training/10_stage2.ipynb #3d769609
 SET_BY = 'images','experiment','user' # who has set the number of clusters
