@@ -19,6 +19,7 @@ from make_results import ROCK as REGIONS, shown
 from bcd_fast.core import keep_buffers
 from bcd_fast.data.datasets import load_data
 from bcd_fast.training.learner import predict_masks
+from bcd_fast.scoring.condition import verdict
 from bcd_fast.scoring.scores import mask_scores
 from bcd_fast.prediction.models import load_model
 from bcd_fast.experiments.catalogue import compose_config
@@ -238,13 +239,13 @@ def kept(folder):
 
 
 def judged(folder):
-    "What the judge of the clusters said, where it was asked: fit or not, and t of each change in the worst cluster."
+    "What the judge says of the clusters, where it was asked: fit or not, and t of each change in the worst cluster."
     path = folder/'condition.json'
     if not path.is_file():
         return {}
     found = json.loads(path.read_text())
     t = pd.DataFrame(found['clusters']).drop(columns='cluster').min().round(2)
-    return dict(fit=not found['unfit'], **{f't_{name}': v for name, v in t.items()})
+    return dict(fit=not verdict(found['clusters']), **{f't_{name}': v for name, v in t.items()})
 
 
 def data_of(case, seed):

@@ -180,6 +180,8 @@ def judge_condition(cfg, ds, s1, masks, # settings, Dataset, stage 1, (N,1,H,W) 
     if cfg.cluster.k==1 or cfg.supervised:
         return []
     rows = choice[0].rows if choice else judge_clusters(s1.part(ds, 'valid'), masks)
+    if not rows and not choice:
+        return []
     why = verdict(rows)
     used = not why or not choice
     if choice:
