@@ -177,6 +177,7 @@ CASES = dict(
         'no blobs, a third': [*NO_BLOBS, *THIRD],
         'no blobs, a third, K=1': [*NO_BLOBS, *THIRD, 'cluster.k=1'],
         'no blobs, no divergence': [*NO_BLOBS, *THIRD[:2], 'trainer.div_weight=0'],
+        'no blobs, no divergence, K=1': [*NO_BLOBS, *THIRD[:2], 'trainer.div_weight=0', 'cluster.k=1'],
         'patches alone': [*PATCHES, 'model=fast'],
         'patches alone, K=1': [*PATCHES, 'model=fast', 'cluster.k=1']}))
 
