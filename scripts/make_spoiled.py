@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 
 from make_studies import CASES, TOP, words_of
 from bcd_fast.backgrounds.stage1 import run_stage1
-from bcd_fast.core import keep_buffers
+from bcd_fast.core import keep_buffers, platform_text
 from bcd_fast.data.datasets import load_data
 from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.scoring.scores import mask_scores
@@ -62,7 +62,7 @@ def run(k, seed, more, cache):
     fit_stage2(then, learn)
     print(f'K={k} seed {seed}: {before:.3f}', curve.rows, flush=True)
     return dict(seed=seed, before=round(before, 4), iou=curve.rows[-1], curve=curve.rows,
-                seconds=round(time.perf_counter()-start), torch=torch.__version__)
+                seconds=round(time.perf_counter()-start), platform=platform_text(), torch=torch.__version__)
 
 
 def main():
