@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SONAR_WAYS', 'SHARES', 'PAIR', 'PARTLY_COVERED', 'dark_runs', 'standing_out', 'find_blind_band', 'halves',
-           'join_halves', 'outside_band', 'Crops', 'crop_places', 'in_whole_numbers', 'cut_crops', 'commonest',
-           'scene_crops', 'even', 'hold_out', 'gather', 'thin', 'check_parts', 'scenes_dataset', 'read_pair',
-           'label_of', 'site_of', 'read_scene', 'read_shipwrecks', 'Survey', 'simulate_site', 'simulated_shipwrecks',
-           'same_level', 'cut_strip', 'read_transects', 'read_strip', 'quarter', 'renumbered', 'read_regions']
+           'join_halves', 'outside_band', 'Crops', 'crop_places', 'kind_for', 'in_whole_numbers', 'cut_crops',
+           'commonest', 'scene_crops', 'even', 'hold_out', 'gather', 'thin', 'check_parts', 'scenes_dataset',
+           'read_pair', 'label_of', 'site_of', 'read_scene', 'read_shipwrecks', 'Survey', 'simulate_site',
+           'simulated_shipwrecks', 'same_level', 'cut_strip', 'read_transects', 'read_strip', 'quarter', 'renumbered',
+           'read_regions']
 
 # %% ../../nbs/data/10_sidescan.ipynb #83acfb1c
 import math, numpy as np
@@ -80,6 +81,8 @@ def outside_band(shape:tuple, # (H,W)
     return join_halves([np.ones_like(h) for h in halves(np.zeros(shape, bool), band)], band, False)
 
 # %% ../../nbs/data/10_sidescan.ipynb #494e52e1
+SONAR_WAYS = dict(auto=None, unit=None, local=Normalisation('local', 0., 1.), mean16=Normalisation('mean16'))
+
 @dataclass
 class Crops:
     "Which crops are cut from large images."
@@ -103,21 +106,25 @@ def crop_places(rng, # numpy Generator
     return tuple(np.argwhere(ok)[rng.permutation(ok.sum())[:n]] for ok in ((s>=least)&(s<=most), s==0))
 
 # %% ../../nbs/data/10_sidescan.ipynb #f4434095
-def in_whole_numbers(how:Normalisation, a)->np.ndarray: # (...,H,W) numbers -> uint8; uint16 where 16 means must fit in
+def kind_for(how:Normalisation): # or None -> type of NumPy
+    "Whole numbers that hold the normalised values: of 16 bits where 16 means must fit in."
+    return np.uint16 if how is SONAR_WAYS['mean16'] else np.uint8
+
+def in_whole_numbers(how:Normalisation, a)->np.ndarray: # (...,H,W) numbers -> of `kind_for`
     "The normalised picture as a file would hold it."
-    kind = np.uint16 if how.name=='mean16' else np.uint8
+    kind = kind_for(how)
     return (np.iinfo(kind).max*how(a)).round().astype(kind)
 
 def cut_crops(a:np.ndarray, # (H,W) uint8
               places, # (M,2) corners
               crop:int, size:int, # sides before and after
               how:Normalisation=None # of each window by itself
-             )->np.ndarray: # (M,1,size,size) uint8, or uint16 where `how` is given
+             )->np.ndarray: # (M,1,size,size) of `kind_for`
     "The windows at `places`, resized."
     windows = [square(a[None,y:y+crop,x:x+crop], size) for y, x in places]
     if how is not None:
         windows = [in_whole_numbers(how, w) for w in windows]
-    return np.array(windows, np.uint8 if how is None else np.uint16).reshape(-1, 1, size, size)
+    return np.array(windows, kind_for(how)).reshape(-1, 1, size, size)
 
 def commonest(kinds, # (H,W) int, -1 where not known
               places, crop:int # (M,2) corners; side
@@ -133,7 +140,7 @@ def scene_crops(scene:Scene, floor, # (H,W) int known seafloor, or None
     "Crops of both halves of one image."
     band, out = find_blind_band(scene.image[0]), []
     floor = np.zeros(scene.image.shape[1:], int) if floor is None else floor
-    how = Normalisation('mean16') if crops.normalise=='mean16' else None
+    how = SONAR_WAYS['mean16'] if crops.normalise=='mean16' else None # `local` has been taken out of the whole
     cut = lambda a, places, how=None: cut_crops(a, places, crops.crop, crops.size, how)
     for im, mask, kinds in zip(*(halves(a, band) for a in (scene.image[0], scene.mask[0], floor))):
         out.append([(cut(im, p, how), cut(mask*np.uint8(255), p)>127, commonest(kinds, p, crops.crop))
@@ -141,8 +148,6 @@ def scene_crops(scene:Scene, floor, # (H,W) int known seafloor, or None
     return [tuple(np.concatenate(a) for a in zip(*kind)) for kind in zip(*out)]
 
 # %% ../../nbs/data/10_sidescan.ipynb #58c93c2f
-SONAR_WAYS = dict(auto=None, unit=None, local=Normalisation('local', 0., 1.), mean16=Normalisation('mean16'))
-
 def even(scene:Scene, how:Normalisation)->Scene:
     "Both sides with their gain evened out, each by itself."
     band = find_blind_band(scene.image[0])

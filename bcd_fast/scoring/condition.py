@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fastai.callback.core import Callback
 from ..core import InputError
 from ..data.images import to_unit
+from ..divergences.patches import random_filters
 from ..divergences.sliced import energy_weights
 from ..divergences.slices import wasserstein_1d
 from ..masker.compositing import composite, random_blobs
@@ -61,14 +62,14 @@ class Probe:
 def responses_by_image(x, # (N,C,H,W)
                        probe:Probe)->list: # (F,N,places) of each scale
     "Responses of the same filters at the same places of every image."
-    g, out = torch.Generator().manual_seed(probe.seed), []
-    for s in probe.scales:
-        small = F.avg_pool2d(x, s) if s>1 else x
-        filters = torch.randn(probe.n_filters, x.shape[1]*probe.patch**2, generator=g)
-        filters = (filters/filters.norm(dim=1, keepdim=True)).view(-1, x.shape[1], probe.patch, probe.patch)
-        r = F.conv2d(small, filters).flatten(2) # (N,F,h*w)
-        some = torch.randperm(r.shape[-1], generator=g)[:probe.places]
-        out.append(r[...,some].transpose(0, 1).contiguous())
+    out = []
+    with torch.random.fork_rng():
+        torch.manual_seed(probe.seed)
+        for s in probe.scales:
+            small = F.avg_pool2d(x, s) if s>1 else x
+            r = F.conv2d(small, random_filters(probe.n_filters, x.shape[1], probe.patch)).flatten(2) # (N,F,h*w)
+            some = torch.randperm(r.shape[-1])[:probe.places]
+            out.append(r[...,some].transpose(0, 1).contiguous())
     return out
 
 def distances(u, v # of `responses_by_image`: (...,F,N,places), (F,M,places) of each scale
@@ -90,8 +91,9 @@ def t_of_changes(x, b, t, # (N,C,H,W) sources, (N,C,H,W) their grounds, (M,C,H,W
                 )->dict: # name of `CHANGES` -> t
     "How surely the divergence notices that masks got worse: difference over its spread in a bootstrap of images."
     probe = probe or Probe()
-    torch.manual_seed(probe.seed)
-    masks = [m, *(change(m) for change in CHANGES.values())]
+    with torch.random.fork_rng(): # a training goes on as if nothing had been drawn
+        torch.manual_seed(probe.seed)
+        masks = [m, *(change(m) for change in CHANGES.values())]
     by_mask = [responses_by_image(composite(x, b, v), probe) for v in masks]
     seen, targets = [torch.stack(of_scale) for of_scale in zip(*by_mask)], responses_by_image(t, probe)
     rng, rows = torch.Generator().manual_seed(probe.seed), []
