@@ -44,7 +44,7 @@ class WhitenedClusters:
     "Whitening, `fit` and `predict` as in scikit-learn; the rest is up to the clustering."
     ARRAYS = 'mean','scale','rotation' # what is saved
     def __init__(self, n_clusters:int=10,
-                 n_components:int=16, # dimensions of the whitened latents, at most
+                 n_components:int=16, # dimensions of the whitened latents, at most; None leaves the latents as they are
                  n_init:int=4, # starts of which the best is kept
                  seed:int=0):
         self.n_clusters, self.n_components, self.n_init, self.seed = n_clusters, n_components, n_init, seed
@@ -52,7 +52,11 @@ class WhitenedClusters:
         "Standardised, rotated to principal axes and scaled to unit variance."
         return torch.as_tensor((z-self.mean)/self.scale@self.rotation, dtype=torch.float32)
     def fit_whitening(self, z): # (N,D)
-        "Mean, scale and principal axes of the latents."
+        "Mean, scale and principal axes of the latents; none of them where the latents stay as they are."
+        if self.n_components is None:
+            self.mean, self.scale = np.zeros_like(z[0]), np.ones_like(z[0])
+            self.rotation = np.eye(z.shape[1], dtype=np.float32)
+            return
         self.mean, self.scale = z.mean(0), z.std(0)+1e-6
         _, s, vt = np.linalg.svd((z-self.mean)/self.scale, full_matrices=False)
         r = min(self.n_components, int((s>1e-4*s[0]).sum()))
@@ -136,7 +140,7 @@ CLUSTERINGS = dict(sinkhorn=SinkhornKMeans, kmeans=PlainKMeans, gmm=GaussianClus
 
 def make_clusters(name:str='sinkhorn', # one of `CLUSTERINGS`
                   k:int=10, # number of clusters
-                  n_components:int=16, # dimensions of the whitened latents
+                  n_components:int=16, # dimensions of the whitened latents; None leaves the latents as they are
                   seed:int=0)->WhitenedClusters:
     "A clustering to be fitted. Raises `InputError` for an unknown name."
     if name not in CLUSTERINGS:

@@ -58,7 +58,8 @@ class ClusterConfig:
         10, least=1)
     sweep: List[int] = setting([], least=2) # other numbers to try, for a report
     assign: str = setting('robust', choices=ASSIGN) # oracle reads known labels; for comparison
-    n_components: int = setting(16, least=1) # dimensions of the whitened latents
+    n_components: Optional[int] = setting(16, least=1) # dimensions of the whitened latents; null: not whitened
+    all_parts: bool = setting(False) # find clusters in the backgrounds of all parts, as the paper's reference does
     least: int = setting(8, least=1, unit='images') # of each sort that a target cluster must have
 
 # %% ../../nbs/backgrounds/06_stage1.ipynb #258ac54b
@@ -102,10 +103,10 @@ def assign_parts(cfg, ds, parts, # settings, Dataset and its parts
                  encoder, clusters)->dict: # fitted
     "The cluster of every image of every part, as in `Stage1.assigned`."
     bg = parts['train'][1]
-    assigned = dict(train_backgrounds=clusters.labels_)
-    for n in ('valid','test'):
+    assigned = {}
+    for n in PARTS:
         assigned[f'{n}_backgrounds'] = clusters.predict(describe(encoder, parts[n][1].images))
-    which = assign_clusters(cfg.cluster.assign, encoder, clusters, bg, clusters.labels_, ds.objects, seed=cfg.seed)
+    which = assign_clusters(cfg.cluster.assign, encoder, clusters, bg, assigned['train_backgrounds'], ds.objects, seed=cfg.seed)
     for n, idx in ds.indices().items(): # one classifier for all parts
         assigned[f'{n}_objects'] = which[idx]
     return {k: np.asarray(v, dtype=np.int64) for k, v in assigned.items()}
@@ -119,11 +120,12 @@ def fit_stage1(cfg, ds, # settings, Dataset
     c = cfg.cluster
     parts = {n: ds.part(n) for n in PARTS}
     obj, bg = parts['train']
-    check_number(c.k, len(bg))
+    seen = ds.backgrounds if c.all_parts else bg
+    check_number(c.k, len(seen))
     encoder = encoder or encoder_of(cfg, bg.images, parts['valid'][1].images)
-    clusters = make_clusters(c.name, c.k, c.n_components, seed=cfg.seed).fit(describe(encoder, bg.images))
+    clusters = make_clusters(c.name, c.k, c.n_components, seed=cfg.seed).fit(describe(encoder, seen.images))
     assigned = assign_parts(cfg, ds, parts, encoder, clusters)
-    report = cluster_report(bg, clusters.labels_, obj, assigned['train_objects'])
+    report = cluster_report(bg, assigned['train_backgrounds'], obj, assigned['train_objects'])
     report |= dict(key=stage1_key(cfg, ds), seconds=time.perf_counter()-start)
     return Stage1(encoder, clusters, assigned, report)
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'LABELLED_FOLDER', 'NEEDS', 'PER_IMAGE', 'LOADERS', 'UNIFIED', 'DataConfig', 'require', 'texture_images',
-           'idx_on_textures', 'shapes_on_textures', 'on_sonar', 'shapes_on_sas', 'shapes_on_seafloor', 'shipwrecks',
-           'labelled_regions', 'birds', 'images_of_folder', 'check_data', 'load_data', 'load_dataset', 'mislabel',
-           'unified', 'placebo']
+           'idx_on_textures', 'shapes_on_textures', 'shade_of', 'on_sonar', 'shapes_on_sas', 'shapes_on_seafloor',
+           'shipwrecks', 'labelled_regions', 'birds', 'images_of_folder', 'check_data', 'load_data', 'load_dataset',
+           'mislabel', 'unified', 'placebo']
 
 # %% ../../nbs/data/12_datasets.ipynb #62fb32d3
 import numpy as np
@@ -23,9 +23,9 @@ from .textures import embedded_textures, read_textures
 from .objects import embedded_digits, objects_on_textures, read_idx_folder
 from .downloads import how_to_get
 from .sprites import PAPER_SPRITES, read_dsprites, sprites_on_patches, sprites_on_textures
-from .sprites import flat_intensity, ramp_intensity, sprite_source
+from .sprites import flat_intensity, ramp_intensity, sprite_source, translucent
 from .sassed import read_patches, simulated_patches
-from .sidescan import PARTLY_COVERED, Crops
+from .sidescan import PARTLY_COVERED, Crops, Survey
 from .sidescan import read_regions, read_shipwrecks, read_transects, simulated_shipwrecks
 from .birds import photos_dataset, read_cub
 
@@ -56,6 +56,9 @@ class DataConfig:
     fit: str = setting('scale', choices=FITS) # folder: scale cuts windows at one common scale, each central squares
     object_scale: float = setting(1., above=0, most=1, # digits, mnist, fashion_mnist: size of the object image
                                   unit='share of the side', otherwise='leave it at 1.')
+    opacity: float = setting(1., above=0, most=1, # dsprites, sas, seafloor: of the objects
+                             otherwise='leave it at 1.')
+    shadow: bool = setting(False, otherwise='leave it out.') # shipwrecks, simulated: a wreck's shadow belongs to it
     placebo: bool = setting(False, general=True) # call half of the backgrounds object images: what is masked then?
     reference: bool = setting(False, general=True) # pasted objects have the grays that the paper's reference gives them
     clean: bool = setting(False, general=True) # first find backgrounds that seem to show an object, and leave them out
@@ -110,22 +113,28 @@ def shapes_on_textures(path=None, # dSprites' npz file; rendered without it
                        n_objects=None, # object images; 70,000 by default
                        n_backgrounds=None, # background images; by default as many
                        size=64, # side of all images, pixels
-                       seed=0 # of choosing, cropping and pasting
+                       seed=0, # of choosing, cropping and pasting
+                       opacity=1. # of the objects
                       )->Dataset:
     "dSprites, read or rendered, on textures."
     tex, bad, ground = texture_images(textures)
     masks = read_dsprites(path, n_objects or PAPER_SPRITES, seed) if path else None
-    ds = sprites_on_textures(tex, masks, n_objects, n_backgrounds, size, seed, ground)
+    ds = sprites_on_textures(tex, masks, n_objects, n_backgrounds, size, seed, ground, opacity)
     return replace(ds, unreadable=bad)
 
 # %% ../../nbs/data/12_datasets.ipynb #6142c54a
 PER_IMAGE = 100 # patches of one image, at most
 
+def shade_of(reference:bool, # brighter than their patch by a whole multiple of its mean?
+             opacity:float # of the objects
+            ): # for `sprites_on_patches`
+    "How objects on sonar are shaded."
+    return translucent(flat_intensity if reference else ramp_intensity, opacity)
+
 def on_sonar(found, n_objects, n_backgrounds, seed, # patches with labels and groups; as below
-             name:str, ground:str, reference:bool # of the data set; what the patches are; how objects are shaded
+             name:str, ground:str, shade # of the data set; what the patches are; of `shade_of`
             )->Dataset:
     "Rendered sprites on patches of sonar."
-    shade = flat_intensity if reference else ramp_intensity
     ds = sprites_on_patches(*found, None, n_objects, n_backgrounds, seed, shade)
     return replace(ds, name=name, source=sprite_source(None, ground))
 
@@ -134,7 +143,8 @@ def shapes_on_sas(path=None, # sassed.h5; simulated images without it
                   n_backgrounds=None, # background images; by default the other half
                   size=64, # side of all images, pixels
                   seed=0, # of cutting and pasting
-                  reference=False # objects brighter by a whole multiple of their patch's mean
+                  reference=False, # objects brighter by a whole multiple of their patch's mean
+                  opacity=1. # of the objects
                  )->Dataset:
     "Rendered sprites on synthetic-aperture sonar, real or simulated."
     if path:
@@ -143,19 +153,20 @@ def shapes_on_sas(path=None, # sassed.h5; simulated images without it
         n_images = -(-2*(n_backgrounds or n_objects or 4000)//PER_IMAGE)
         found = simulated_patches(n_images=max(10, n_images), size=size, seed=seed)
         ground = 'simulated synthetic-aperture sonar (a stand-in)'
-    return on_sonar(found, n_objects, n_backgrounds, seed, 'sas', ground, reference)
+    return on_sonar(found, n_objects, n_backgrounds, seed, 'sas', ground, shade_of(reference, opacity))
 
 def shapes_on_seafloor(path=None, # folder with images/ and labels/
                        n_objects=None, # object images; by default every patch of its half once
                        n_backgrounds=None, # background images; by default the other half
                        size=64, # side of all images, pixels
                        seed=0, # of cutting and pasting
-                       reference=False # objects brighter by a whole multiple of their patch's mean
+                       reference=False, # objects brighter by a whole multiple of their patch's mean
+                       opacity=1. # of the objects
                       )->Dataset:
     "Rendered sprites on your own sonar images. Raises `InputError` without a folder."
     require('seafloor', path)
     found, ground = read_transects(path, size, seed=seed), 'sonar images from files'
-    return on_sonar(found, n_objects, n_backgrounds, seed, 'seafloor', ground, reference)
+    return on_sonar(found, n_objects, n_backgrounds, seed, 'seafloor', ground, shade_of(reference, opacity))
 
 # %% ../../nbs/data/12_datasets.ipynb #092e495e
 def shipwrecks(path=None, # folder of AI4Shipwrecks; a simulated survey without it
@@ -163,12 +174,16 @@ def shipwrecks(path=None, # folder of AI4Shipwrecks; a simulated survey without 
                normalise='auto', # local evens out the gain
                n_objects=None, # crops with a wreck; 2,000 by default, 600 of a simulated survey
                n_backgrounds=None, # crops without; the same by default
-               seed=0 # of what is held out and of the draw
+               seed=0, # of what is held out and of the draw
+               shadow=False # simulated: does a wreck's shadow belong to it?
               )->Dataset:
-    "AI4Shipwrecks, or a simulated survey."
+    "AI4Shipwrecks, or a simulated survey. Raises `InputError` for shadows of real wrecks."
+    if path and shadow:
+        raise InputError('data.shadow=true is for simulated wrecks: the labels of AI4Shipwrecks hold no shadows. '
+                         'Leave it out.')
     n = 2000 if path else 600
     crops = Crops(crop, size, n_objects or n, n_backgrounds or n, normalise=normalise, seed=seed)
-    return read_shipwrecks(path, crops) if path else simulated_shipwrecks(crops)
+    return read_shipwrecks(path, crops) if path else simulated_shipwrecks(crops, Survey(shadow=shadow))
 
 def labelled_regions(path=None, # folder with images/ and labels/
                      kind=None, # gray of the labels that is the object

@@ -284,11 +284,11 @@ class Survey:
     kinds: tuple = ('sand','ripples') # seafloors
     rows: int = 384 # of an image, pixels
     cols: int = 640
+    shadow: bool = False # does a wreck's shadow belong to it?
 
 def simulate_site(site:int, image:int, # numbers from 0
                   seed:int=42, # of the survey
-                  survey:Survey=None, # `Survey()` by default
-                  shadow:bool=False # is its shadow part of the wreck?
+                  survey:Survey=None # `Survey()` by default
                  )->tuple: # `Scene`, (H,W) seafloor
     "One image of a simulated site."
     rng, survey = np.random.default_rng([seed, site]), survey or Survey()
@@ -296,7 +296,7 @@ def simulate_site(site:int, image:int, # numbers from 0
     nadir = int(survey.cols*rng.uniform(.46,.54))
     s = simulate_sidescan([seed, site, image], survey.rows, survey.cols, survey.kinds, nadir=nadir, sonar=sonar)
     valid = outside_band(s.image.shape, find_blind_band(s.image))
-    mask = s.wreck|s.shadow if shadow else s.wreck
+    mask = s.wreck|s.shadow if survey.shadow else s.wreck
     return Scene(f'SITE{site}_{image:02d}', f'SITE{site}', s.image[None], mask[None], valid[None]), s.seafloor
 
 def simulated_shipwrecks(crops:Crops=None, # 600 of each kind by default

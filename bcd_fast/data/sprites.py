@@ -6,7 +6,7 @@
 __all__ = ['LATENTS', 'SHAPES', 'GRID', 'N_SPRITES', 'MEAN_AREA', 'AREA', 'HEART_AREA', 'HEART_CENTRE', 'SPRITES_FILE',
            'NPZ_SAYS', 'PAPER_SPRITES', 'sprite_classes', 'sprite_index', 'sprite_latents', 'inside', 'render_window',
            'render_sprites', 'npy_shape', 'stream_pictures', 'npz_file', 'read_dsprites', 'ramp_part', 'ramp',
-           'smooth_intensity', 'ramp_intensity', 'flat_intensity', 'choose_sprites', 'sprite_source',
+           'smooth_intensity', 'ramp_intensity', 'flat_intensity', 'translucent', 'choose_sprites', 'sprite_source',
            'sprites_on_textures', 'deal_patches', 'sprites_on_patches']
 
 # %% ../../nbs/data/07_sprites.ipynb #270c4e1f
@@ -211,6 +211,17 @@ def flat_intensity(masks:np.ndarray, # (N,h,w) bool
     times = np.floor(ramp_intensity(masks, backgrounds, seed)/mean)
     return np.where(masks, (backgrounds+times*mean).clip(0, 255), 0).round().astype(np.uint8)
 
+# %% ../../nbs/data/07_sprites.ipynb #af5c1566
+def translucent(shade, # masks, patches below, seed -> (N,h,w) uint8
+                opacity:float # from 0 to 1
+               ): # a function like `shade`
+    "Objects through which their ground shows."
+    def shade_through(masks, under, seed): # (N,h,w) bool, (N,h,w) uint8
+        grays = shade(masks, under, seed)
+        mixed = opacity*grays.astype(np.float32)+(1-opacity)*under
+        return np.where(masks, mixed.round(), 0).astype(np.uint8)
+    return shade if opacity==1 else shade_through
+
 # %% ../../nbs/data/07_sprites.ipynb #092b0afc
 PAPER_SPRITES = 70000
 
@@ -241,7 +252,8 @@ def sprites_on_textures(textures:dict, # name -> (H,W) uint8
                         n_backgrounds:int=None, # background images to cut; as many by default
                         size:int=64, # side of all images, pixels
                         seed:int=0, # of sprites, grays and crops
-                        ground:str='textures' # what the textures are, for `source`
+                        ground:str='textures', # what the textures are, for `source`
+                        opacity:float=1. # of the objects, from 0 to 1
                        )->Dataset:
     "Smoothly shaded sprites on crops of textures, and more crops as backgrounds."
     s_draw, s_gray, s_obj, s_bg = np.random.SeedSequence(seed).spawn(4)
@@ -249,7 +261,8 @@ def sprites_on_textures(textures:dict, # name -> (H,W) uint8
     masks, which = choose_sprites(masks, n_objects, size, s_draw)
     under, labels = random_crops(textures, len(masks), size, s_obj)
     alone, alone_labels = random_crops(textures, n_backgrounds or len(masks), size, s_bg)
-    images = paste_objects(smooth_intensity(masks, s_gray), masks, under)
+    shade = translucent(lambda masks, under, seed: smooth_intensity(masks, seed), opacity)
+    images = paste_objects(shade(masks, under, s_gray), masks, under)
     objects = ObjectImages(images[:,None], labels, which, masks=masks[:,None])
     return Dataset('dsprites', objects, BackgroundImages(alone[:,None], alone_labels), source=source)
 

@@ -97,11 +97,11 @@ SIZES = dict(small=SMALL, paper=PAPER)
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #c04dbc7b
 OF_PAPER = dict(
-    defaults=[{'override /model':'unet'}, {'override /divergence':'ebsw'}],
+    defaults=[{'override /model':'unet_paper'}, {'override /divergence':'ebsw'}],
     divergence=dict(on='pixels', n_projections=1000, temperature=1., scale='sum', through=True, root=True,
                     normalise=False),
     data=dict(reference=True),
-    cluster=dict(assign='oracle'),
+    cluster=dict(assign='oracle', n_components=None, all_parts=True),
     callbacks=dict(keep_best=True),
     trainer={
         'optimizer': 'dadapt_adam',

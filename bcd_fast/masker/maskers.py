@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'NO_DATA', 'MIRRORS', 'MASKERS', 'fast_bfloat16', 'set_precision', 'fill_nan', 'Masker', 'half',
-           'conv_bn', 'way_down', 'UNet', 'Residual', 'FastUNet', 'EvenUNet', 'make_masker', 'ModelConfig', 'masker_of',
-           'count_parameters', 'fold_norms', 'for_prediction']
+           'conv_bn', 'way_down', 'UNet', 'PaperUNet', 'Residual', 'FastUNet', 'EvenUNet', 'make_masker', 'ModelConfig',
+           'masker_of', 'count_parameters', 'fold_norms', 'for_prediction']
 
 # %% ../../nbs/masker/01_maskers.ipynb #78db9e76
 import copy, torch
@@ -128,17 +128,29 @@ class UNet(Masker):
         super().__init__('unet', width, channels)
         w = [width*i for i in (1,2,4,8,8)]
         pair = lambda i, o: nn.Sequential(conv_bn(i, o), conv_bn(o, o))
+        self.first = nn.Identity()
         self.stem = pair(channels, w[0])
         self.down = nn.ModuleList(pair(i, o) for i, o in zip(w, w[1:]))
+        self.larger = nn.ModuleList(nn.UpsamplingBilinear2d(scale_factor=2) for _ in range(4))
         self.up = nn.ModuleList(pair(2*i, o) for i, o in zip(w[3::-1], [w[2],w[1],w[0],w[0]]))
         self.head = nn.Conv2d(w[0], 1, 1)
     def logits(self, x): # (B,C,H,W), sides multiples of 16 -> (B,1,H,W)
         "Down and up again, with what was kept on the way down."
-        *kept, h = way_down(self.stem(x), self.down)
-        for block, skip in zip(self.up, reversed(kept)):
-            h = F.interpolate(h, scale_factor=2, mode='bilinear', align_corners=True)
-            h = block(torch.cat([skip,h], 1))
+        *kept, h = way_down(self.stem(self.first(x)), self.down)
+        for larger, block, skip in zip(self.larger, self.up, reversed(kept)):
+            h = block(torch.cat([skip,larger(h)], 1))
         return self.head(h)
+
+# %% ../../nbs/masker/01_maskers.ipynb #4704c601
+class PaperUNet(UNet):
+    "The U-Net of the paper's reference: images normalised over the batch, transposed convolutions on the way up."
+    def __init__(self, channels:int=1, # of the images
+                 width:int=64 # channels at full resolution
+                ):
+        super().__init__(channels, width)
+        self.config['name'] = 'unet_paper'
+        self.first = nn.BatchNorm2d(channels)
+        self.larger = nn.ModuleList(nn.ConvTranspose2d(c, c, 2, 2) for c in (8*width, 4*width, 2*width, width))
 
 # %% ../../nbs/masker/01_maskers.ipynb #62fd6fb7
 class Residual(nn.Module):
@@ -196,7 +208,7 @@ class EvenUNet(FastUNet):
         return self.head(self.mix(torch.cat([h, self.fine(x)], 1)))
 
 # %% ../../nbs/masker/01_maskers.ipynb #88c30b4c
-MASKERS = dict(unet=(UNet,64), small=(FastUNet,8), fast=(FastUNet,16), large=(FastUNet,32),
+MASKERS = dict(unet=(UNet,64), unet_paper=(PaperUNet,64), small=(FastUNet,8), fast=(FastUNet,16), large=(FastUNet,32),
                even=(EvenUNet,16)) # network, width
 
 def make_masker(name:str='fast', # one of `MASKERS`
@@ -215,7 +227,7 @@ def make_masker(name:str='fast', # one of `MASKERS`
 class ModelConfig:
     "`model`: the network that makes masks."
     name: str = setting('fast', choices=MASKERS) # which network
-    width: Optional[int] = setting( # channels of the first layer; null: 8 small, 16 fast and even, 32 large, 64 unet
+    width: Optional[int] = setting( # channels of the first layer; null: 8 small, 16 fast and even, 32 large, 64 others
         None, least=4)
 
 def masker_of(m, # `ModelConfig`

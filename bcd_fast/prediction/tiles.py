@@ -28,7 +28,7 @@ BLOCK = 512,1024 # rows and columns of a block, pixels of the masker
 
 def halo_of(model)->int:
     "Pixels around a block: farther than the masker sees, a multiple of its stride."
-    return 128 if model.config['name']=='unet' else 96
+    return 128 if model.config['name'].startswith('unet') else 96
 
 # %% ../../nbs/prediction/01_tiles.ipynb #3837a448
 def spans(side:int, block:int)->list: # -> of (start, end)
