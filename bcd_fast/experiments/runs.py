@@ -37,6 +37,7 @@ from ..training.windows import cut
 from ..training.whole_pictures import check_whole, load_bags, train_on_pictures
 from ..scoring.thresholds import false_alarm_curve, sure_for, threshold_figure, threshold_for
 from ..scoring.condition import ClusterChoice, judge_clusters, verdict
+from ..scoring.criterion import recovery, recovery_found
 from ..scoring.pictures import PictureScores, View, count_levels, share_above, top_mean, views_figure
 from ..prediction.models import FileNumbers, Threshold, load_model, read_about, save_model
 from ..prediction.predict import predict_pictures
@@ -51,7 +52,7 @@ ABOUT = ('experiment','settings','data','source','size','recipe','encoder','mode
          'n_train','n_test','k')
 COST = ('seconds_stage1','seconds_stage2','train_images_per_second','parameters','peak_rss_mb',
         'version','torch','platform')
-METRICS = (*ABOUT, *REPORTED, *EVALUATED, 'threshold', *COST)
+METRICS = (*ABOUT, *REPORTED, *EVALUATED, 'recovery', 'threshold', *COST)
 
 NOT_SETTINGS = 'out','cache','bar' # where results go, how progress is shown
 OF_STAGE2 = 'supervised','model','divergence','trainer','logger','callbacks','debug','hparams_search','threshold'
@@ -223,13 +224,14 @@ def run_stage2(cfg, ds, s1, folder, say, # settings, Dataset, stage 1, folder of
     history = pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])
     save_figure(loss_curves(history), folder/'losses.png')
     judged = judge_condition(cfg, ds, s1, held_out.objects, choice, folder, say)
-    before = [*about_grounds(s1), *judged]
+    found_again = recovery(model, *(d.images for d in ds.part('valid')), cfg.seed)
+    before = [*about_grounds(s1), recovery_found(found_again), *judged]
     findings = write_report(folder, f'{ds.source}, seed {cfg.seed}', held_out, before)
     at_threshold = OmegaConf.merge(cfg, dict(threshold=held_out.threshold))
     scores = evaluate_masker(at_threshold, ds, s1, model, folder)
     images = 2*t.bs*steps*t.processes # sources and images with known masks
     cost = dict(seconds_stage2=seconds, train_images_per_second=images/seconds, parameters=count_parameters(model))
-    return scores | dict(threshold=held_out.threshold) | cost, findings
+    return scores | dict(recovery=found_again, threshold=held_out.threshold) | cost, findings
 
 # %% ../../nbs/experiments/05_runs.ipynb #43aab603
 def data_of_run(cfg, say, # settings, where messages go

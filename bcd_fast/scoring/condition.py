@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['REACH', 'BLOBS', 'CHANGES', 'NOTICED', 'TOLERATED', 'MORE', 'REASONS', 'LEAST', 'MOST', 'eroded', 'dilated',
            'blurred', 'with_blobs', 'of_another', 'Probe', 'responses_by_image', 'distances', 't_of_changes', 'verdict',
-           'of_cluster', 'judge_clusters', 'ClusterChoice']
+           'of_cluster', 'samples_of_clusters', 'judge_clusters', 'ClusterChoice']
 
 # %% ../../nbs/scoring/09_condition.ipynb #d354b249
 import json, numpy as np, torch, torch.nn.functional as F
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fastai.callback.core import Callback
 from ..core import InputError
@@ -141,6 +142,16 @@ def of_cluster(obj_c, bg_c, k:int, rng)->tuple: # clusters of object images, of 
     n = min(len(sources), len(grounds), MOST[0])
     return sources[:n], grounds[:n], targets[:MOST[1]]
 
+def samples_of_clusters(images, # `Clustered`
+                seed:int=0)->Iterator: # -> cluster, numbers of its sources, (sources, grounds, targets) in [0,1]
+    "The images of every cluster that has enough of each sort."
+    rng = np.random.default_rng(seed)
+    for k in np.unique(images.background_clusters):
+        some = of_cluster(images.object_clusters, images.background_clusters, k, rng)
+        if min(len(i) for i in some)>=LEAST:
+            of = images.objects, images.backgrounds, images.objects
+            yield int(k), some[0], [to_unit(d.images[i]) for d, i in zip(of, some)]
+
 def judge_clusters(images, # `Clustered`: object images and backgrounds with their clusters
                    masks, # (N,1,H,W) in [0,1], masks of the object images
                    probe:Probe=None # `Probe()` by default
@@ -148,16 +159,9 @@ def judge_clusters(images, # `Clustered`: object images and backgrounds with the
     "t of all changes in every cluster that has enough images. Raises `InputError` for masks of other images."
     if len(masks)!=len(images.objects):
         raise InputError(f'{len(masks)} masks for {len(images.objects)} object images: one for each is needed.')
-    probe, rows = probe or Probe(), []
-    rng = np.random.default_rng(probe.seed)
-    for k in np.unique(images.background_clusters):
-        some = of_cluster(images.object_clusters, images.background_clusters, k, rng)
-        if min(len(i) for i in some)<LEAST:
-            continue
-        s, g, t = some
-        shown = (to_unit(d.images[i]) for d, i in zip((images.objects, images.backgrounds, images.objects), some))
-        rows.append(dict(cluster=int(k), **t_of_changes(*shown, torch.as_tensor(masks[s]).float(), probe)))
-    return rows
+    probe = probe or Probe()
+    return [dict(cluster=k, **t_of_changes(*shown, torch.as_tensor(masks[s]).float(), probe))
+            for k, s, shown in samples_of_clusters(images, probe.seed)]
 
 # %% ../../nbs/scoring/09_condition.ipynb #4bd3f78a
 class ClusterChoice(Callback):
