@@ -4,7 +4,7 @@
     python scripts/make_judged.py third_rock gains --seeds 0 1 --set data.path=DIR
 
 Whether clusters are fit to judge masks is asked once for each set of images, of the masker that was trained without
-the divergence. Only validation images are looked at; the IoU of the test images is read from the run. Writes
+the divergence, or, where that finds nothing, of the one that finds most of its own cut-outs again. Only validation images are looked at; the IoU of the test images is read from the run. Writes
 nbs/results/studies/judged.json; sets of images that it does not name stay in the file.
 """
 import argparse, json
@@ -21,12 +21,13 @@ from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments.notebooks import is_made, run_once
 from bcd_fast.prediction.models import load_model
 from bcd_fast.scoring.condition import judge_clusters, verdict
-from bcd_fast.scoring.criterion import criterion
+from bcd_fast.scoring.criterion import LOST, criterion, recovery
 from bcd_fast.training.learner import predict_masks
 
 LEAST = 4 # runs of the same images that are ranked
 WITHOUT = 'no divergence' # in the label of the case whose masks judge the clusters
 NOT_SAID = 'data.path', 'data.textures', 'data.n_', 'data.kind' # files and numbers
+ONE = 'one cluster'
 FILE = TOP/'nbs/results/studies/judged.json'
 
 
@@ -66,12 +67,19 @@ def judged(runs):
     ds, clustered = load_data(cfg.data), with_clusters(runs)
     s1 = load_stage1((clustered or runs[0]).folder/'stage1')
     valid = s1.part(ds, 'valid')
-    load = lambda run: load_model(run.folder/'model')[0]
-    judge = next((r for r in runs if WITHOUT in r.label), None)
-    why = verdict(judge_clusters(valid, predict_masks(load(judge), valid.objects.images))) if judge else ''
-    fit = clustered is not None and judge is not None and not why
-    rows = [scored(run, load(run), valid, fit) for run in runs]
-    return dict(fit=fit, why=why, rank=rank(rows), runs=rows)
+    maskers = [load_model(run.folder/'model')[0] for run in runs]
+    label, judge = judge_of(runs, maskers, valid)
+    why = verdict(judge_clusters(valid, predict_masks(judge, valid.objects.images))) if clustered else ONE
+    rows = [scored(run, model, valid, fit=not why) for run, model in zip(runs, maskers)]
+    return dict(judge=label, fit=not why, why=why, rank=rank(rows), runs=rows)
+
+
+def judge_of(runs, maskers, valid):
+    "The masker that was trained without the divergence; where it finds nothing, the one that finds most of its own."
+    found = [recovery(m, valid.objects.images, valid.backgrounds.images) for m in maskers]
+    without = [i for i, r in enumerate(runs) if WITHOUT in r.label and found[i]>=LOST]
+    i = without[0] if without else max(range(len(runs)), key=found.__getitem__)
+    return runs[i].label, maskers[i]
 
 
 def scored(run, model, valid, fit):

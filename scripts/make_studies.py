@@ -115,7 +115,7 @@ THIRD = ['trainer.clusters=1', 'trainer.bs=64', 'trainer.targets=384', 'trainer.
 DIGITS = ['experiment=synthetic_segmentation', 'trainer.epochs=6']
 BIRDS = ['experiment=cub_segmentation', 'trainer.epochs=6']
 WRECKS = ['experiment=sss_segmentation', 'trainer.epochs=6']
-TRANSLUCENT = [*DIGITS, 'data=dsprites', 'data.opacity=.5']
+TRANSLUCENT = [*DIGITS, 'data=dsprites', 'trainer=small_objects', 'data.opacity=.5']
 SHADOWED = [*WRECKS, 'data.shadow=true']
 
 

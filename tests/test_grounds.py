@@ -140,3 +140,14 @@ def test_a_search_leaves_the_condition_out_too(tmp_path):
     pytest.importorskip('optuna')
     path = folder_of(tmp_path/'data', discs(fine(30, 1)), fine(30, 3))
     assert search_settings(short(path, 'hparams_search=optuna', 'hparams_search.n_trials=1'), tmp_path) == 0
+
+
+def test_a_run_that_chose_says_whether_it_used_its_clusters(tmp_path):
+    path, said = folder_of(tmp_path/'data', discs(both(600, 1)), both(600, 3)), []
+    words = 'cluster.k=null', 'trainer.epochs=4', 'trainer.steps=4'
+    metrics, _ = run_experiment(short(path, *words), 'folder', tmp_path/'run', say=said.append)
+    about = json.loads((tmp_path/'run/model/model.json').read_text())
+    chosen = json.loads((tmp_path/'run/condition.json').read_text())
+    assert about['clusters']['used'] == chosen['used'] == (not chosen['unfit'])
+    assert any('the condition on the background: ' in s for s in said)
+    assert 0 < metrics['recovery'] <= 1 and 'recovery' in (tmp_path/'run/report.html').read_text()

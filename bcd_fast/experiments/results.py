@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['SAME', 'FREE', 'NOT_READ', 'COLUMNS', 'ACROSS', 'OURS', 'BOUND', 'REAL', 'is_fixed', 'check_alike', 'measured',
            'mean_sd', 'summarise_runs', 'not_read', 'write_results', 'read_results', 'plus_minus', 'results_row',
-           'table_of', 'results_table', 'read_study', 'study_table', 'study_panel', 'study_figure', 'read_real',
-           'with_spread', 'real_row', 'real_table']
+           'table_of', 'results_table', 'read_study', 'study_table', 'study_panel', 'study_figure', 'draw_curves',
+           'curves_figure', 'read_real', 'with_spread', 'real_row', 'real_table']
 
 # %% ../../nbs/experiments/07_results.ipynb #baf35684
 import json, numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from pathlib import Path
 from ..core import InputError
+from ..drawing.figures import LINES
 
 # %% ../../nbs/experiments/07_results.ipynb #2c20b9f1
 SAME = 'n_train','n_test','k','threshold','parameters'
@@ -164,6 +165,29 @@ def study_figure(runs:pd.DataFrame, # of `read_study`
     for ax, (c, title) in zip(axes, columns.items()):
         study_panel(ax, runs, c, title, line)
     axes[0].invert_yaxis()
+    return fig
+
+# %% ../../nbs/experiments/07_results.ipynb #3983031f
+def draw_curves(ax, runs:pd.DataFrame, across:str): # axes; of `read_study`, with curves; 'seconds' or 'images'
+    "IoU of validation images after every epoch; a colour a case."
+    for (colour, dash), (case, of_case) in zip(LINES, runs.groupby('case', sort=False)):
+        for first, run in enumerate(of_case.itertuples()):
+            seconds, iou = zip(*run.curve)
+            images = [run.sources_an_epoch*(i+1) for i in range(len(iou))]
+            ax.plot(seconds if across=='seconds' else images, iou, dash, color=colour, lw=1.2,
+                    label=None if first else case)
+    ax.set(xlabel='seconds of training' if across=='seconds' else 'source images', ylim=(0, 1), xscale='log')
+    ax.grid(alpha=.3)
+
+def curves_figure(runs:pd.DataFrame # of `read_study`, with curves
+                 )->Figure:
+    "Validation IoU of all runs over time and over images."
+    fig = Figure(figsize=(11,4), layout='constrained')
+    axes = fig.subplots(1, 2, sharey=True)
+    for ax, across in zip(axes, ('seconds','images')):
+        draw_curves(ax, runs, across)
+    axes[0].set_ylabel('IoU, validation')
+    axes[0].legend(fontsize=7)
     return fig
 
 # %% ../../nbs/experiments/07_results.ipynb #13cb83b4

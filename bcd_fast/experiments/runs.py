@@ -191,10 +191,12 @@ def judge_condition(cfg, ds, s1, masks, # settings, Dataset, stage 1, (N,1,H,W) 
     return [Finding('note' if why else 'fine', 'condition', f'{why or FIT}.')] if rows else []
 
 # %% ../../nbs/experiments/05_runs.ipynb #8918dc5c
-def keep_model(cfg, ds, s1, model, held_out:HeldOut, folder): # settings, Dataset, stage 1, masker, folder of the run
+def keep_model(cfg, ds, s1, model, held_out:HeldOut, # settings, Dataset, stage 1, masker
+               folder, used:bool=True # of the run; were the clusters used to the end?
+              ):
     "Write the masker with all that its use needs."
     sizes = np.bincount(s1.assigned['train_backgrounds'], minlength=cfg.cluster.k).tolist()
-    clusters = dict(k=cfg.cluster.k, assign=cfg.cluster.assign, backgrounds=sizes)
+    clusters = dict(k=cfg.cluster.k, used=used, assign=cfg.cluster.assign, backgrounds=sizes)
     numbers = FileNumbers(ds.normalisation or Normalisation(), ds.scale, cfg.data.nodata)
     threshold = Threshold(held_out.threshold, held_out.curve)
     save_model(folder/'model', model, cfg.data.size, clusters, threshold, numbers, cfg.seed)
@@ -220,7 +222,7 @@ def run_stage2(cfg, ds, s1, folder, say, # settings, Dataset, stage 1, folder of
     choice = choice_of(cfg, ds, s1, set_by)
     model, seconds, steps = train_masker(cfg, ds, s1, folder, state, choice)
     held_out = find_threshold(cfg, ds, model, folder, say)
-    keep_model(cfg, ds, s1, model, held_out, folder)
+    keep_model(cfg, ds, s1, model, held_out, folder, used=not choice or choice[0].unfit=='')
     history = pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])
     save_figure(loss_curves(history), folder/'losses.png')
     judged = judge_condition(cfg, ds, s1, held_out.objects, choice, folder, say)
