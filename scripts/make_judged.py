@@ -4,8 +4,9 @@
     python scripts/make_judged.py third_rock gains --seeds 0 1 --set data.path=DIR
 
 Whether clusters are fit to judge masks is asked once for each set of images, of the masker that was trained without
-the divergence, or, where that finds nothing, of the one that finds most of its own cut-outs again. Only validation images are looked at; the IoU of the test images is read from the run. Writes
-nbs/results/studies/judged.json; sets of images that it does not name stay in the file.
+the divergence, or, where that finds nothing, of the one that finds most of its own cut-outs again. Only validation
+images are looked at; the IoU of the test images is read from the run. Writes nbs/results/studies/judged.json; sets of
+images that it does not name stay in the file.
 """
 import argparse, json
 from collections import defaultdict
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from make_studies import CASES, TOP, words_of
+from make_studies import CASES, SUPERVISED, TOP, words_of
 from bcd_fast.backgrounds.stage1 import load_stage1
 from bcd_fast.data.datasets import load_data
 from bcd_fast.experiments.catalogue import compose_config
@@ -26,7 +27,8 @@ from bcd_fast.training.learner import predict_masks
 
 LEAST = 4 # runs of the same images that are ranked
 WITHOUT = 'no divergence' # in the label of the case whose masks judge the clusters
-NOT_SAID = 'data.path', 'data.textures', 'data.n_', 'data.kind' # files and numbers
+# files, numbers, and what is so by default
+NOT_SAID = 'data.path', 'data.textures', 'data.n_', 'data.kind', 'data.seed', 'data.normalise=auto'
 ONE = 'one cluster'
 FILE = TOP/'nbs/results/studies/judged.json'
 
@@ -47,9 +49,10 @@ class Made:
 
 
 def runs_of(names, seeds, more, out):
-    "The runs that there are."
+    "The runs that there are, but for those with true masks."
     for name in names:
-        for label, case in CASES[name].items():
+        unseen = {label: case for label, case in CASES[name].items() if not set(SUPERVISED) & set(case)}
+        for label, case in unseen.items():
             for seed in seeds:
                 words = words_of(case, seed, *more)
                 if is_made(words, out):

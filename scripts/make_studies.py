@@ -186,7 +186,11 @@ CASES = dict(
     third=third('digits', DIGITS) | third('sonar', SONAR),
     third_rock=third('rock', ROCK),
     third_others=third('birds', BIRDS) | third('wrecks', WRECKS),
-    third_hard=third('translucent sprites', TRANSLUCENT) | third('wrecks with shadows', SHADOWED),
+    third_hard={
+        **third('translucent sprites', TRANSLUCENT),
+        'translucent sprites: supervised': [*TRANSLUCENT, *SUPERVISED],
+        **third('wrecks with shadows', SHADOWED),
+        'wrecks with shadows: supervised': [*SHADOWED, *SUPERVISED]},
     third_real=real('sdvd') | real('fls_debris') | real('sss_posidonia_rock') | real('water_s2'),
     gains=gains(*ROCK),
     acid=after(SONAR, {

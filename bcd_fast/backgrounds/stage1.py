@@ -106,7 +106,8 @@ def assign_parts(cfg, ds, parts, # settings, Dataset and its parts
     assigned = {}
     for n in PARTS:
         assigned[f'{n}_backgrounds'] = clusters.predict(describe(encoder, parts[n][1].images))
-    which = assign_clusters(cfg.cluster.assign, encoder, clusters, bg, assigned['train_backgrounds'], ds.objects, seed=cfg.seed)
+    labels = assigned['train_backgrounds']
+    which = assign_clusters(cfg.cluster.assign, encoder, clusters, bg, labels, ds.objects, seed=cfg.seed)
     for n, idx in ds.indices().items(): # one classifier for all parts
         assigned[f'{n}_objects'] = which[idx]
     return {k: np.asarray(v, dtype=np.int64) for k, v in assigned.items()}

@@ -19,7 +19,7 @@ from ..backgrounds.stage1 import run_stage1
 from ..training.learner import predict_masks
 from ..training.stage2 import fit_stage2, settled, stage2_learner
 from ..scoring.condition import judge_clusters, verdict
-from ..scoring.criterion import criterion
+from ..scoring.criterion import LOST, criterion, recovery
 from .configs import fill_settings
 
 # %% ../../nbs/experiments/06_search.ipynb #b0167971
@@ -142,9 +142,10 @@ def clusters_fit(cfg, ds, s1)->bool: # settings, Dataset, stage 1
     if cfg.cluster.k==1:
         return False
     without = OmegaConf.merge(cfg, dict(bar=False, trainer=dict(div_weight=0., div_share=None)))
-    valid = s1.part(ds, 'valid')
-    masks = predict_masks(trained(without, ds, s1), valid.objects.images)
-    return not verdict(judge_clusters(valid, masks))
+    model, valid = trained(without, ds, s1), s1.part(ds, 'valid')
+    if recovery(model, valid.objects.images, valid.backgrounds.images)<LOST:
+        return False # such masks cannot judge
+    return not verdict(judge_clusters(valid, predict_masks(model, valid.objects.images)))
 
 # %% ../../nbs/experiments/06_search.ipynb #126ca937
 JUDGED = {True: 'divergence in the clusters, which are fit to judge masks', False: 'and no divergence: no fit clusters'}
