@@ -90,7 +90,8 @@ def scored(run, model, valid, fit):
     found = {k: round(v, 4) for k, v in criterion(model, valid, fit).items()}
     m = json.loads((run.folder/'metrics.json').read_text())
     print(f'seed {m["seed"]} {run.study} {run.label}: IoU {m["iou"]:.3f}', found, flush=True)
-    return dict(seed=m['seed'], study=run.study, label=run.label, iou=round(m['iou'], 4), **found)
+    about = {k: m[k] for k in ('seed','platform','torch')}
+    return dict(about, study=run.study, label=run.label, iou=round(m['iou'], 4), **found)
 
 
 def rank(rows):

@@ -176,6 +176,7 @@ CASES = dict(
     bound={'ours': [], 'supervised': SUPERVISED},
     alone=after(MNIST_32, {
         **alone('pixels, 400', PIXELS, ORACLE, (10, 5, 1)),
+        **alone('pixels, 400, twice as long', [*PIXELS, 'trainer.epochs=24'], ORACLE, (5,)),
         **alone('pixels, 400, masker fast', [*PIXELS, *COARSE], ORACLE, (5,)),
         **alone('pixels, 64', [*PIXELS, *AS_MANY], ORACLE, (5, 1)),
         **alone('patches, 64 and 384', PATCHES, ORACLE, (10, 5, 1)),
@@ -339,6 +340,11 @@ def write(study, rows, more, add): # label -> rows, more words of the command li
     file.write_text(json.dumps(about, indent=1)+'\n')
 
 
+def labels_of(study, text):
+    "The case of this label, or all that have the text in theirs."
+    return [text] if text in CASES[study] else [label for label in CASES[study] if text in label]
+
+
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('names', nargs='*', choices=[*STUDIES, []], metavar='NAME')
@@ -355,7 +361,7 @@ def main():
     a = arguments()
     keep_buffers()
     names = a.names or [n for n in STUDIES if n not in NEED_FILES]
-    labels = {n: [label for label in CASES[n] if a.cases in label] for n in names}
+    labels = {n: labels_of(n, a.cases) for n in names}
     jobs = [Job(n, label, s) for s in a.seeds for n in names for label in labels[n]]
     if a.found:
         jobs = [j for j in jobs if is_made(j.words(a.set), a.out)]
