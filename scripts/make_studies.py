@@ -115,7 +115,7 @@ THIRD = ['trainer.clusters=1', 'trainer.bs=64', 'trainer.targets=384', 'trainer.
 DIGITS = ['experiment=synthetic_segmentation', 'trainer.epochs=6']
 BIRDS = ['experiment=cub_segmentation', 'trainer.epochs=6']
 WRECKS = ['experiment=sss_segmentation', 'trainer.epochs=6']
-TRANSLUCENT = [*DIGITS, 'data=dsprites', 'trainer=small_objects', 'data.opacity=.5']
+TRANSLUCENT = [*DIGITS, 'data=dsprites', 'trainer=small_objects', 'data.opacity=.8']
 SHADOWED = [*WRECKS, 'data.shadow=true']
 
 
@@ -176,7 +176,6 @@ CASES = dict(
     bound={'ours': [], 'supervised': SUPERVISED},
     alone=after(MNIST_32, {
         **alone('pixels, 400', PIXELS, ORACLE, (10, 5, 1)),
-        **alone('pixels, 400, twice as long', [*PIXELS, 'trainer.epochs=24'], ORACLE, (5,)),
         **alone('pixels, 400, masker fast', [*PIXELS, *COARSE], ORACLE, (5,)),
         **alone('pixels, 64', [*PIXELS, *AS_MANY], ORACLE, (5, 1)),
         **alone('patches, 64 and 384', PATCHES, ORACLE, (10, 5, 1)),

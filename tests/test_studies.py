@@ -1,0 +1,57 @@
+"What the studies' scripts decide: which cases are meant, which runs are compared, and by whom clusters are judged."
+import sys
+from pathlib import Path
+
+import pytest
+from bcd_fast.experiments.catalogue import compose_config
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'scripts'))
+import make_judged as judged  # noqa: E402
+import make_studies as studies  # noqa: E402
+
+
+@pytest.mark.parametrize('text,labels', [
+    ('pixels, 64, K=1', ['pixels, 64, K=1']),
+    ('pixels, 400, K=1', ['pixels, 400, K=1']),  # and not K=10
+    ('pixels, 64', ['pixels, 64, K=5', 'pixels, 64, K=1']),
+    ('nothing', [])])
+def test_a_whole_label_means_that_case_alone(text, labels):
+    assert studies.labels_of('alone', text) == labels
+
+
+@pytest.mark.parametrize('study', [n for n in studies.CASES if n not in studies.NEED_FILES])
+def test_the_words_of_every_case_are_known(study):
+    for case in studies.CASES[study].values():
+        assert compose_config(studies.words_of(case, 3)).seed == 3
+
+
+def test_every_prediction_belongs_to_a_study():
+    assert set(studies.PREDICTIONS) <= set(studies.STUDIES)
+
+
+def made(label, *words):
+    return judged.Made('third', label, studies.words_of(words, 0), Path(label))
+
+
+def test_runs_of_the_same_images_are_compared():
+    one, other = made('a', 'cluster.k=1'), made('b', 'trainer.div_share=.3', 'data.normalise=auto')
+    assert one.images() == other.images() == 'digits seed 0'
+    assert made('c', 'data=dsprites', 'data.opacity=.5').images() == 'dsprites data.opacity=.5 seed 0'
+    assert judged.with_clusters([one]) is None and judged.with_clusters([one, other]) is other
+
+
+@pytest.mark.parametrize('found,judge', [((.9, .5), 'no divergence'), ((.9, .1), 'all')])
+def test_a_masker_that_finds_nothing_does_not_judge(found, judge, monkeypatch):
+    class Nothing:
+        images = ()
+        objects = backgrounds = None
+    Nothing.objects = Nothing.backgrounds = Nothing
+    answers = iter(found)
+    monkeypatch.setattr(judged, 'recovery', lambda *_: next(answers))
+    runs = [made('all'), made('no divergence')]
+    assert judged.judge_of(runs, ['one', 'two'], Nothing)[0] == judge
+
+
+def test_a_lower_loss_with_a_higher_score_is_agreement():
+    rows = [dict(loss=loss, iou=iou) for loss, iou in ((.1, .9), (.2, .8), (.9, .1))]
+    assert judged.rank(rows) == 1
+    assert judged.rank([dict(r, iou=1-r['iou']) for r in rows]) == -1
