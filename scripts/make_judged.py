@@ -4,15 +4,16 @@
     python scripts/make_judged.py third_rock gains --seeds 0 1 --set data.path=DIR
 
 Whether clusters are fit to judge masks is asked once for each set of images, of the masker that was trained without
-the divergence, or, where that finds nothing, of the one that finds most of its own cut-outs again. Only validation
-images are looked at; the IoU of the test images is read from the run. Writes nbs/results/studies/judged.json; sets of
-images that it does not name stay in the file.
+the divergence; where there is none, or it finds nothing, they are not. Only validation images are looked at; the IoU
+of the test images is read from the run. Writes nbs/results/studies/judged.json; sets of images that it does not name
+stay in the file.
 """
 import argparse, json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from scipy.stats import spearmanr
 
 from make_studies import CASES, SUPERVISED, TOP, words_of
@@ -29,7 +30,7 @@ LEAST = 4 # runs of the same images that are ranked
 WITHOUT = 'no divergence' # in the label of the case whose masks judge the clusters
 # files, numbers, and what is so by default
 NOT_SAID = 'data.path', 'data.textures', 'data.n_', 'data.kind', 'data.seed', 'data.normalise=auto'
-ONE = 'one cluster'
+ONE, NO_JUDGE = 'one cluster', 'no masker without the divergence that finds anything'
 FILE = TOP/'nbs/results/studies/judged.json'
 
 
@@ -45,7 +46,8 @@ class Made:
         "The images that it saw, in words: runs of the same can be compared."
         cfg = compose_config(self.words)
         said = [w for w in self.words if w.startswith('data.') and not w.startswith(NOT_SAID)]
-        return ' '.join([cfg.data.name, *said, f'seed {cfg.seed}'])
+        name = Path(cfg.data.path).name if cfg.data.name=='folder' else cfg.data.name
+        return ' '.join([name, *said, f'seed {cfg.seed}'])
 
 
 def runs_of(names, seeds, more, out):
@@ -71,18 +73,17 @@ def judged(runs):
     s1 = load_stage1((clustered or runs[0]).folder/'stage1')
     valid = s1.part(ds, 'valid')
     maskers = [load_model(run.folder/'model')[0] for run in runs]
-    label, judge = judge_of(runs, maskers, valid)
-    why = verdict(judge_clusters(valid, predict_masks(judge, valid.objects.images))) if clustered else ONE
+    why = unfit(runs, maskers, valid) if clustered else ONE
     rows = [scored(run, model, valid, fit=not why) for run, model in zip(runs, maskers)]
-    return dict(judge=label, fit=not why, why=why, rank=rank(rows), runs=rows)
+    return dict(fit=not why, why=why, rank=rank(rows), runs=rows)
 
 
-def judge_of(runs, maskers, valid):
-    "The masker that was trained without the divergence; where it finds nothing, the one that finds most of its own."
-    found = [recovery(m, valid.objects.images, valid.backgrounds.images) for m in maskers]
-    without = [i for i, r in enumerate(runs) if WITHOUT in r.label and found[i]>=LOST]
-    i = without[0] if without else max(range(len(runs)), key=found.__getitem__)
-    return runs[i].label, maskers[i]
+def unfit(runs, maskers, valid):
+    "What is against the clusters, by the masks of the training without the divergence."
+    judge = next((m for run, m in zip(runs, maskers) if WITHOUT in run.label), None)
+    if judge is None or recovery(judge, valid.objects, valid.backgrounds)<LOST:
+        return NO_JUDGE
+    return verdict(judge_clusters(valid, predict_masks(judge, valid.objects.images)))
 
 
 def scored(run, model, valid, fit):
@@ -95,8 +96,9 @@ def scored(run, model, valid, fit):
 
 
 def rank(rows):
-    "Rank correlation of the criterion with the IoU: 1 where the lower loss always has the higher IoU."
-    return round(-float(spearmanr([r['loss'] for r in rows], [r['iou'] for r in rows]).statistic), 3)
+    "Rank correlation of the criterion with the IoU: 1 where the lower loss always has the higher IoU, None where all are alike."
+    found = spearmanr([r['loss'] for r in rows], [r['iou'] for r in rows]).statistic
+    return None if np.isnan(found) else round(-float(found), 3)
 
 
 def main():

@@ -1,6 +1,7 @@
 "What the studies' scripts decide: which cases are meant, which runs are compared, and by whom clusters are judged."
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from bcd_fast.experiments.catalogue import compose_config
@@ -36,22 +37,23 @@ def test_runs_of_the_same_images_are_compared():
     one, other = made('a', 'cluster.k=1'), made('b', 'trainer.div_share=.3', 'data.normalise=auto')
     assert one.images() == other.images() == 'digits seed 0'
     assert made('c', 'data=dsprites', 'data.opacity=.5').images() == 'dsprites data.opacity=.5 seed 0'
+    folders = [made('d', 'experiment=folder', f'data.path=sets/{name}').images() for name in ('sdvd', 'other')]
+    assert folders == ['sdvd seed 0', 'other seed 0']
     assert judged.with_clusters([one]) is None and judged.with_clusters([one, other]) is other
 
 
-@pytest.mark.parametrize('found,judge', [((.9, .5), 'no divergence'), ((.9, .1), 'all')])
-def test_a_masker_that_finds_nothing_does_not_judge(found, judge, monkeypatch):
-    class Nothing:
-        images = ()
-        objects = backgrounds = None
-    Nothing.objects = Nothing.backgrounds = Nothing
-    answers = iter(found)
-    monkeypatch.setattr(judged, 'recovery', lambda *_: next(answers))
-    runs = [made('all'), made('no divergence')]
-    assert judged.judge_of(runs, ['one', 'two'], Nothing)[0] == judge
+@pytest.mark.parametrize('found,why', [(.9, 'gain'), (.1, judged.NO_JUDGE)])
+def test_a_masker_that_finds_nothing_does_not_judge(found, why, monkeypatch):
+    images = SimpleNamespace(images=())
+    valid = SimpleNamespace(objects=images, backgrounds=images)
+    for name, answer in dict(recovery=found, verdict='gain', judge_clusters=None, predict_masks=None).items():
+        monkeypatch.setattr(judged, name, lambda *_, answer=answer: answer)
+    assert judged.unfit([made('all'), made('no divergence')], ['one', 'two'], valid) == why
+    assert judged.unfit([made('all')], ['one'], valid) == judged.NO_JUDGE
 
 
 def test_a_lower_loss_with_a_higher_score_is_agreement():
     rows = [dict(loss=loss, iou=iou) for loss, iou in ((.1, .9), (.2, .8), (.9, .1))]
     assert judged.rank(rows) == 1
     assert judged.rank([dict(r, iou=1-r['iou']) for r in rows]) == -1
+    assert judged.rank([dict(loss=1, iou=0)]*3) is None

@@ -226,7 +226,7 @@ def run_stage2(cfg, ds, s1, folder, say, # settings, Dataset, stage 1, folder of
     history = pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])
     save_figure(loss_curves(history), folder/'losses.png')
     judged = judge_condition(cfg, ds, s1, held_out.objects, choice, folder, say)
-    found_again = recovery(model, *(d.images for d in ds.part('valid')), cfg.seed)
+    found_again = recovery(model, *ds.part('valid'), cfg.seed)
     before = [*about_grounds(s1), recovery_found(found_again), *judged]
     findings = write_report(folder, f'{ds.source}, seed {cfg.seed}', held_out, before)
     at_threshold = OmegaConf.merge(cfg, dict(threshold=held_out.threshold))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_SPACE', 'SPACE', 'TEMPERATURE', 'TEMPERED', 'JUDGED', 'CriterionEachEpoch', 'check_range', 'suggest',
            'write_trials', 'pruner_of', 'open_study', 'n_finished', 'trial_of', 'search', 'words_of', 'trained',
-           'clusters_fit', 'search_settings']
+           'clusters_fit', 'fit_of_search', 'search_settings']
 
 # %% ../../nbs/experiments/06_search.ipynb #299ff377
 import csv, json
@@ -83,7 +83,7 @@ def open_study(folder:Path, seed:int, prune:bool): # -> Study of Optuna
     optuna = optional('optuna', 'optuna')
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     journal = optuna.storages.journal.JournalFileBackend(str(folder/'study.journal'))
-    kept = dict(storage=optuna.storages.JournalStorage(journal), study_name='search', load_if_exists=True)
+    kept = dict(storage=optuna.storages.JournalStorage(journal), study_name='criterion', load_if_exists=True)
     study = optuna.create_study(**kept, direction='minimize', pruner=pruner_of(optuna, prune))
     study.sampler = optuna.samplers.TPESampler(seed=seed+len(study.trials))
     return study
@@ -143,11 +143,20 @@ def clusters_fit(cfg, ds, s1)->bool: # settings, Dataset, stage 1
         return False
     without = OmegaConf.merge(cfg, dict(bar=False, trainer=dict(div_weight=0., div_share=None)))
     model, valid = trained(without, ds, s1), s1.part(ds, 'valid')
-    if recovery(model, valid.objects.images, valid.backgrounds.images)<LOST:
+    if recovery(model, valid.objects, valid.backgrounds)<LOST:
         return False # such masks cannot judge
     return not verdict(judge_clusters(valid, predict_masks(model, valid.objects.images)))
 
 # %% ../../nbs/experiments/06_search.ipynb #126ca937
+def fit_of_search(cfg, ds, s1, folder:Path)->bool: # settings, Dataset, stage 1, of the search
+    "Whether the clusters are fit, asked once for all trials of a search. Raises `InputError`: no optuna."
+    optional('optuna', 'optuna') # before anything is trained
+    kept = folder/'fit.json'
+    if not kept.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(clusters_fit(cfg, ds, s1)))
+    return json.loads(kept.read_text())
+
 JUDGED = {True: 'divergence in the clusters, which are fit to judge masks', False: 'and no divergence: no fit clusters'}
 
 def search_settings(cfg, folder, # settings of a run, folder for the search
@@ -157,7 +166,7 @@ def search_settings(cfg, folder, # settings of a run, folder for the search
     ds, set_by = load_data(cfg.data), 'user' if cfg.cluster.k else 'images'
     cfg, _ = fill_settings(cfg, ds)
     cfg, s1 = settled(cfg, ds, run_stage1(cfg, ds)[0], set_by)
-    fit = clusters_fit(cfg, ds, s1)
+    fit = fit_of_search(cfg, ds, s1, folder)
     print(f'trials are compared by recovery of cut-outs, {JUDGED[fit]}')
     usual = SPACE|(TEMPERATURE if cfg.divergence.name in TEMPERED else {})
     def objective(settings, report):
