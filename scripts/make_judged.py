@@ -96,7 +96,7 @@ def scored(run, model, valid, fit):
 
 
 def rank(rows):
-    "Rank correlation of the criterion with the IoU: 1 where the lower loss always has the higher IoU, None where all are alike."
+    "Rank correlation of the criterion with the IoU: 1 is agreement, None where all are alike."
     found = spearmanr([r['loss'] for r in rows], [r['iou'] for r in rows]).statistic
     return None if np.isnan(found) else round(-float(found), 3)
 
