@@ -10,6 +10,7 @@ __all__ = ['SAME', 'FREE', 'NOT_READ', 'COLUMNS', 'ACROSS', 'OURS', 'BOUND', 'RE
 
 # %% ../../nbs/experiments/07_results.ipynb #baf35684
 import json, numpy as np, pandas as pd
+from itertools import cycle
 from matplotlib.figure import Figure
 from pathlib import Path
 from ..core import InputError
@@ -170,11 +171,12 @@ def study_figure(runs:pd.DataFrame, # of `read_study`
 # %% ../../nbs/experiments/07_results.ipynb #3983031f
 def draw_curves(ax, runs:pd.DataFrame, across:str): # axes; of `read_study`, with curves; 'seconds' or 'images'
     "IoU of validation images after every epoch; a colour a case."
-    for (colour, dash), (case, of_case) in zip(LINES, runs.groupby('case', sort=False)):
+    styles = cycle((*style, mark) for mark in ('', '.', 'x') for style in LINES)
+    for (colour, dash, mark), (case, of_case) in zip(styles, runs.groupby('case', sort=False)):
         for first, run in enumerate(of_case.itertuples()):
             seconds, iou = zip(*run.curve)
             images = [run.sources_an_epoch*(i+1) for i in range(len(iou))]
-            ax.plot(seconds if across=='seconds' else images, iou, dash, color=colour, lw=1.2,
+            ax.plot(seconds if across=='seconds' else images, iou, dash+mark, color=colour, lw=1.2,
                     label=None if first else case)
     ax.set(xlabel='seconds of training' if across=='seconds' else 'source images', ylim=(0, 1), xscale='log')
     ax.grid(alpha=.3)
