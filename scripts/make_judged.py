@@ -22,15 +22,13 @@ from bcd_fast.data.datasets import load_data
 from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments.notebooks import is_made, run_once
 from bcd_fast.prediction.models import load_model
-from bcd_fast.scoring.condition import judge_clusters, verdict
-from bcd_fast.scoring.criterion import LOST, criterion, recovery
-from bcd_fast.training.learner import predict_masks
+from bcd_fast.scoring.criterion import NO_JUDGE, criterion, why_unfit
 
 LEAST = 4 # runs of the same images that are ranked
 WITHOUT = 'no divergence' # in the label of the case whose masks judge the clusters
 # files, numbers, and what is so by default
 NOT_SAID = 'data.path', 'data.textures', 'data.n_', 'data.kind', 'data.seed', 'data.normalise=auto'
-ONE, NO_JUDGE = 'one cluster', 'no masker without the divergence that finds anything'
+ONE = 'one cluster'
 FILE = TOP/'nbs/results/studies/judged.json'
 
 
@@ -81,9 +79,7 @@ def judged(runs):
 def unfit(runs, maskers, valid):
     "What is against the clusters, by the masks of the training without the divergence."
     judge = next((m for run, m in zip(runs, maskers) if WITHOUT in run.label), None)
-    if judge is None or recovery(judge, valid.objects, valid.backgrounds)<LOST:
-        return NO_JUDGE
-    return verdict(judge_clusters(valid, predict_masks(judge, valid.objects.images)))
+    return NO_JUDGE if judge is None else why_unfit(judge, valid)
 
 
 def scored(run, model, valid, fit):

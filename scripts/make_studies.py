@@ -126,9 +126,9 @@ def third(name, words):
     return after(words, {f'{name}: {label}': more for label, more in cases.items()})
 
 
-def real(name, k=5):
+def real(name):
     "Windows of real pictures in a folder of this name."
-    words = ['experiment=folder', f'data.path={name}', f'cluster.k={k}', 'trainer.epochs=6']
+    words = ['experiment=folder', f'data.path={name}', 'cluster.k=5', 'trainer.epochs=6']
     cases = third(name, words)
     del cases[f'{name}: as it is']
     return cases

@@ -1,7 +1,6 @@
 "What the studies' scripts decide: which cases are meant, which runs are compared, and by whom clusters are judged."
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from bcd_fast.experiments.catalogue import compose_config
@@ -42,14 +41,10 @@ def test_runs_of_the_same_images_are_compared():
     assert judged.with_clusters([one]) is None and judged.with_clusters([one, other]) is other
 
 
-@pytest.mark.parametrize('found,why', [(.9, 'gain'), (.1, judged.NO_JUDGE)])
-def test_a_masker_that_finds_nothing_does_not_judge(found, why, monkeypatch):
-    images = SimpleNamespace(images=())
-    valid = SimpleNamespace(objects=images, backgrounds=images)
-    for name, answer in dict(recovery=found, verdict='gain', judge_clusters=None, predict_masks=None).items():
-        monkeypatch.setattr(judged, name, lambda *_, answer=answer: answer)
-    assert judged.unfit([made('all'), made('no divergence')], ['one', 'two'], valid) == why
-    assert judged.unfit([made('all')], ['one'], valid) == judged.NO_JUDGE
+def test_the_masker_without_the_divergence_judges(monkeypatch):
+    monkeypatch.setattr(judged, 'why_unfit', lambda masker, _: f'asked {masker}')
+    assert judged.unfit([made('all'), made('no divergence')], ['one', 'two'], None) == 'asked two'
+    assert judged.unfit([made('all')], ['one'], None) == judged.NO_JUDGE
 
 
 def test_a_lower_loss_with_a_higher_score_is_agreement():

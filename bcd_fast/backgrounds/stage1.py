@@ -99,13 +99,10 @@ def encoder_of(cfg, train, valid)->nn.Module: # settings, (N,C,H,W), (M,C,H,W) u
     told = {k: v for k, v in given(cfg.encoder).items() if k in encoder_takes(kind)}
     return train_encoder(kind, train, valid, cfg.seed, draws_bars(cfg.bar), **told)[0]
 
-def assign_parts(cfg, ds, parts, # settings, Dataset and its parts
+def assign_parts(cfg, ds, bg, z, # settings, Dataset, training backgrounds, part -> descriptions of its backgrounds
                  encoder, clusters)->dict: # fitted
     "The cluster of every image of every part, as in `Stage1.assigned`."
-    bg = parts['train'][1]
-    assigned = {}
-    for n in PARTS:
-        assigned[f'{n}_backgrounds'] = clusters.predict(describe(encoder, parts[n][1].images))
+    assigned = {f'{n}_backgrounds': clusters.predict(z[n]) for n in PARTS}
     labels = assigned['train_backgrounds']
     which = assign_clusters(cfg.cluster.assign, encoder, clusters, bg, labels, ds.objects, seed=cfg.seed)
     for n, idx in ds.indices().items(): # one classifier for all parts
@@ -121,11 +118,12 @@ def fit_stage1(cfg, ds, # settings, Dataset
     c = cfg.cluster
     parts = {n: ds.part(n) for n in PARTS}
     obj, bg = parts['train']
-    seen = ds.backgrounds if c.all_parts else bg
-    check_number(c.k, len(seen))
+    check_number(c.k, len(ds.backgrounds if c.all_parts else bg))
     encoder = encoder or encoder_of(cfg, bg.images, parts['valid'][1].images)
-    clusters = make_clusters(c.name, c.k, c.n_components, seed=cfg.seed).fit(describe(encoder, seen.images))
-    assigned = assign_parts(cfg, ds, parts, encoder, clusters)
+    z = {n: describe(encoder, parts[n][1].images) for n in PARTS}
+    seen = np.concatenate([*z.values()]) if c.all_parts else z['train']
+    clusters = make_clusters(c.name, c.k, c.n_components, seed=cfg.seed).fit(seen)
+    assigned = assign_parts(cfg, ds, bg, z, encoder, clusters)
     report = cluster_report(bg, assigned['train_backgrounds'], obj, assigned['train_objects'])
     report |= dict(key=stage1_key(cfg, ds), seconds=time.perf_counter()-start)
     return Stage1(encoder, clusters, assigned, report)

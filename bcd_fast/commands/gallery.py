@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from pathlib import Path
 from ..core import InputError, attempt, make_folder, write_whole
+from ..data.images import only_data
 from ..data.datasets import load_data
 from ..backgrounds.clusters import cluster_table
 from ..masker.maskers import set_precision
@@ -23,7 +24,7 @@ from ..training.learner import predict_masks
 from ..scoring.thresholds import threshold_figure
 from ..prediction.models import load_model, read_about
 from ..experiments.catalogue import compose_config
-from ..experiments.evaluation import counterfactuals_figure, masks_figure, only_data
+from ..experiments.evaluation import counterfactuals_figure, masks_figure
 from ..experiments.clean import without_suspects
 from ..experiments.runs import read_run, settings_of, stage1_of
 from ..experiments.results import read_study, study_figure

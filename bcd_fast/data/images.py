@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LARGEST', 'IMAGE_SUFFIXES', 'BackgroundImages', 'ObjectImages', 'split_indices', 'Scene', 'Dataset',
-           'to_unit', 'to_device', 'visible', 'smooth_noise', 'list_images', 'read_image', 'read_images']
+           'to_unit', 'to_device', 'visible', 'only_data', 'smooth_noise', 'list_images', 'read_image', 'read_images']
 
 # %% ../../nbs/data/00_images.ipynb #c261f4ad
 import hashlib, numpy as np, torch
@@ -113,6 +113,13 @@ def visible(images, # (...,C,H,W) array or tensor
            ): # (...,1,H,W) or (...,3,H,W) of the same
     "The bands that can be drawn."
     return images[..., :3 if images.shape[-3]>=3 else 1, :, :]
+
+# %% ../../nbs/data/00_images.ipynb #3250656e
+def only_data(masks, # (N,1,H,W)
+              valid # (N,1,H,W) bool, or None
+             )->np.ndarray: # (N,1,H,W)
+    "Nothing where there is no data: neither an alarm nor a miss."
+    return masks if valid is None else np.where(valid, masks, np.zeros((), masks.dtype))
 
 # %% ../../nbs/data/00_images.ipynb #e156972d
 def smooth_noise(n:int, channels:int, # how many, of how many channels

@@ -13,13 +13,12 @@ from dataclasses import replace
 from omegaconf import OmegaConf
 from pathlib import Path
 from ..core import InputError, make_folder, write_whole
-from ..data.images import Dataset
+from ..data.images import Dataset, only_data
 from ..backgrounds.stage1 import run_stage1
 from ..drawing.figures import image_cmap, mask_grid, save_figure
 from ..training.checkpoints import read_state
 from ..training.learner import predict_masks
 from ..training.stage2 import settled, train_masker
-from .evaluation import only_data
 
 # %% ../../nbs/experiments/04_clean.ipynb #1e8441a4
 LIKE_OBJECTS = 1/3 # of the way from backgrounds to objects, where suspicion begins

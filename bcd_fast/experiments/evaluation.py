@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SWEEP_SEEDS', 'EACH', 'NO_SWEEP', 'REPORTED', 'SCORES', 'FRECHET', 'OF_SCENES', 'OF_SITES', 'SCENES', 'EVALUATED',
-           'save_sweep', 'draw_stage1', 'report_stage1', 'score', 'score_frechet', 'score_scenes', 'only_data',
-           'masks_figure', 'counterfactuals_figure', 'timed_masks', 'draw_masker', 'evaluate_masker']
+           'save_sweep', 'draw_stage1', 'report_stage1', 'score', 'score_frechet', 'score_scenes', 'masks_figure',
+           'counterfactuals_figure', 'timed_masks', 'draw_masker', 'evaluate_masker']
 
 # %% ../../nbs/experiments/02_evaluation.ipynb #9ff733b0
 import json, numpy as np, time, warnings
 from functools import partial
 from ..core import InputError
+from ..data.images import only_data
 from ..backgrounds.encoders import describe
 from ..backgrounds.clusters import cluster_table
 from ..backgrounds.selection import silhouette, sweep_clusters, sweep_figure
@@ -102,13 +103,6 @@ def score_scenes(cfg, ds, model, folder)->dict: # `SCENES`
     mean, sd = found['mean'], found['spread']
     sites = dict(sites_iou=mean['iou'], sites_iou_sd=sd['iou'], sites_ap=mean['ap'], sites_ap_sd=sd['ap'])
     return {f'scenes_{k}': found['all'][k] for k in OF_SCENES} | sites
-
-# %% ../../nbs/experiments/02_evaluation.ipynb #3250656e
-def only_data(masks, # (N,1,H,W)
-              valid # (N,1,H,W) bool, or None
-             )->np.ndarray: # (N,1,H,W)
-    "Nothing where there is no data: neither an alarm nor a miss."
-    return masks if valid is None else np.where(valid, masks, np.zeros((), masks.dtype))
 
 # %% ../../nbs/experiments/02_evaluation.ipynb #fa8d7a4c
 def masks_figure(obj, prob, # Images, (N,1,H,W) in [0,1]

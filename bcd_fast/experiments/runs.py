@@ -7,11 +7,11 @@ __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHAN
            'TOLD_APART', 'FEWEST_TOLD', 'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH',
            'WHOLE_DATA', 'NO_RUN', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics',
            'doubt', 'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'held_out_of',
-           'find_threshold', 'choice_of', 'judge_condition', 'keep_model', 'about_clusters', 'about_grounds',
-           'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of', 'finish_run', 'masks_of', 'held_out_masks',
-           'some_objects', 'finish_for', 'told_apart', 'apart_found', 'about_whole', 'score_test', 'run_whole',
-           'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole', 'run_experiment', 'settings_in',
-           'resume_run', 'read_run', 'evaluate_run', 'report']
+           'find_threshold', 'choice_of', 'uses_clusters', 'judge_condition', 'keep_model', 'about_clusters',
+           'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'checkpoint_of', 'finish_run', 'masks_of',
+           'held_out_masks', 'some_objects', 'finish_for', 'told_apart', 'apart_found', 'about_whole', 'score_test',
+           'run_whole', 'whole_metrics', 'same_pictures', 'evaluate_whole', 'begin_whole', 'run_experiment',
+           'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, pandas as pd, shutil, sys, torch
@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from pathlib import Path
 from .. import __version__
 from ..core import InputError, make_folder, peak_rss_mb, platform_text, write_json, write_whole
+from ..data.images import only_data
 from ..data.normalisation import Normalisation
 from ..data.datasets import load_data
 from ..data.bags import scale_line
@@ -43,7 +44,7 @@ from ..prediction.models import FileNumbers, Threshold, load_model, read_about, 
 from ..prediction.predict import predict_pictures
 from .configs import Config, check_config, fill_settings
 from .catalogue import EXPERIMENTS
-from .evaluation import EVALUATED, REPORTED, evaluate_masker, only_data, report_stage1
+from .evaluation import EVALUATED, REPORTED, evaluate_masker, report_stage1
 from .report import HeldOut, model_card, write_report
 from .clean import clean_data, without_suspects
 
@@ -174,6 +175,10 @@ def choice_of(cfg, ds, s1, set_by:str)->list: # settings, Dataset, stage 1, one 
     may = set_by=='images' and cfg.cluster.k>1 and not cfg.supervised and cfg.trainer.processes==1
     return [ClusterChoice(s1.part(ds, 'train'), s1.part(ds, 'valid'))] if may else []
 
+def uses_clusters(choice)->bool: # of `choice_of`
+    "Whether the clusters were used to the end of the training."
+    return not choice or choice[0].unfit==''
+
 def judge_condition(cfg, ds, s1, masks, # settings, Dataset, stage 1, (N,1,H,W) of held-out object images
                     choice, folder, say # of `choice_of`
                    )->list: # of `Finding`
@@ -184,15 +189,14 @@ def judge_condition(cfg, ds, s1, masks, # settings, Dataset, stage 1, (N,1,H,W) 
     if not rows and not choice:
         return []
     why = verdict(rows)
-    used = not why or not choice
     if choice:
         say(CHOSEN['unfit' if why else 'fit'].format(why=why or FIT))
-    write_json(folder/'condition.json', dict(clusters=rows, unfit=why, used=used))
+    write_json(folder/'condition.json', dict(clusters=rows, unfit=why, used=uses_clusters(choice)))
     return [Finding('note' if why else 'fine', 'condition', f'{why or FIT}.')] if rows else []
 
 # %% ../../nbs/experiments/05_runs.ipynb #8918dc5c
 def keep_model(cfg, ds, s1, model, held_out:HeldOut, # settings, Dataset, stage 1, masker
-               folder, used:bool=True # of the run; were the clusters used to the end?
+               folder, used:bool # of the run; of `uses_clusters`
               ):
     "Write the masker with all that its use needs."
     sizes = np.bincount(s1.assigned['train_backgrounds'], minlength=cfg.cluster.k).tolist()
@@ -222,7 +226,7 @@ def run_stage2(cfg, ds, s1, folder, say, # settings, Dataset, stage 1, folder of
     choice = choice_of(cfg, ds, s1, set_by)
     model, seconds, steps = train_masker(cfg, ds, s1, folder, state, choice)
     held_out = find_threshold(cfg, ds, model, folder, say)
-    keep_model(cfg, ds, s1, model, held_out, folder, used=not choice or choice[0].unfit=='')
+    keep_model(cfg, ds, s1, model, held_out, folder, uses_clusters(choice))
     history = pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])
     save_figure(loss_curves(history), folder/'losses.png')
     judged = judge_condition(cfg, ds, s1, held_out.objects, choice, folder, say)

@@ -16,10 +16,8 @@ from pathlib import Path
 from ..core import InputError, optional
 from ..data.datasets import load_data
 from ..backgrounds.stage1 import run_stage1
-from ..training.learner import predict_masks
 from ..training.stage2 import fit_stage2, settled, stage2_learner
-from ..scoring.condition import judge_clusters, verdict
-from ..scoring.criterion import LOST, criterion, recovery
+from ..scoring.criterion import criterion, why_unfit
 from .configs import fill_settings
 
 # %% ../../nbs/experiments/06_search.ipynb #b0167971
@@ -142,10 +140,7 @@ def clusters_fit(cfg, ds, s1)->bool: # settings, Dataset, stage 1
     if cfg.cluster.k==1:
         return False
     without = OmegaConf.merge(cfg, dict(bar=False, trainer=dict(div_weight=0., div_share=None)))
-    model, valid = trained(without, ds, s1), s1.part(ds, 'valid')
-    if recovery(model, valid.objects, valid.backgrounds)<LOST:
-        return False # such masks cannot judge
-    return not verdict(judge_clusters(valid, predict_masks(model, valid.objects.images)))
+    return not why_unfit(trained(without, ds, s1), s1.part(ds, 'valid'))
 
 # %% ../../nbs/experiments/06_search.ipynb #126ca937
 def fit_of_search(cfg, ds, s1, folder:Path)->bool: # settings, Dataset, stage 1, of the search
