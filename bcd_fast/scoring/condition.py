@@ -143,7 +143,7 @@ def of_cluster(obj_c, bg_c, k:int, rng)->tuple: # clusters of object images, of 
     return sources[:n], grounds[:n], targets[:MOST[1]]
 
 def samples_of_clusters(images, # `Clustered`
-                        seed:int=0)->Iterator: # -> cluster, numbers of its sources, (sources, grounds, targets) in [0,1]
+                        seed:int=0)->Iterator: # -> cluster, numbers of its sources; sources, grounds, targets in [0,1]
     "The images of every cluster that has enough of each sort."
     rng = np.random.default_rng(seed)
     for k in np.unique(images.background_clusters):
