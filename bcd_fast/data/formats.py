@@ -10,13 +10,13 @@ __all__ = ['ARRAY_SUFFIXES', 'HDF5_SUFFIXES', 'TIFF_SUFFIXES', 'SUFFIXES', 'MOST
            'held_bytes', 'plain_numbers', 'to_channels', 'comparable', 'with_data', 'finished', 'few_bands',
            'axis_of_stack', 'axis_of_one', 'split_array', 'channels_first', 'array_pictures', 'check_array', 'read_npy',
            'data_sets', 'check_links', 'choose_data_set', 'check_sources', 'check_storage', 'fill_value', 'read_hdf5',
-           'bits_of', 'claimed_bytes', 'check_page', 'sides_of', 'with_mask', 'in_stack', 'check_sizes', 'tiff_pages',
-           'tiff_nodata', 'of_palette', 'of_inks', 'of_eight_bits', 'of_lab', 'black_is_zero', 'colours_of',
-           'stored_numbers', 'declared_opacity', 'looks_like_opacity', 'opacity_of', 'page_picture', 'upright',
-           'turned_upright', 'turned_of', 'pages_are_bands', 'check_memory', 'page_names', 'whole_page',
-           'bands_of_pages', 'whole_tiff', 'read_tiff', 'deep_png', 'frames_of', 'check_pillow', 'turned_in_exif',
-           'pillow_values', 'pillow_picture', 'read_pillow', 'read_jpeg2000', 'unreadable', 'read_pictures', 'all_gray',
-           'kind_of', 'one_of_each', 'channels_of', 'with_channels']
+           'bits_of', 'is_there', 'claimed_bytes', 'check_page', 'sides_of', 'with_mask', 'in_stack', 'check_sizes',
+           'tiff_pages', 'tiff_nodata', 'missing_value', 'of_palette', 'of_inks', 'of_eight_bits', 'of_lab',
+           'black_is_zero', 'colours_of', 'stored_numbers', 'declared_opacity', 'looks_like_opacity', 'opacity_of',
+           'page_picture', 'upright', 'turned_upright', 'turned_of', 'pages_are_bands', 'check_memory', 'page_names',
+           'whole_page', 'bands_of_pages', 'whole_tiff', 'read_tiff', 'deep_png', 'frames_of', 'check_pillow',
+           'turned_in_exif', 'pillow_values', 'pillow_picture', 'read_pillow', 'read_jpeg2000', 'unreadable',
+           'read_pictures', 'all_gray', 'kind_of', 'one_of_each', 'channels_of', 'with_channels']
 
 # %% ../../nbs/data/01_formats.ipynb #44b17b2e
 import h5py, imagecodecs, math, numpy as np, os, stat, tifffile
@@ -134,7 +134,7 @@ def comparable(nodata, # a number, or None
             return None
     except OverflowError: # a whole number of hundreds of digits
         return None
-    if dtype.kind=='f':
+    if dtype.kind in 'fc':
         with np.errstate(over='ignore'):
             v = dtype.type(nodata)
         return v if np.isfinite(v) else None
@@ -146,9 +146,8 @@ def with_data(a:np.ndarray, # (c,H,W) numbers
               alpha:np.ndarray=None # (H,W) bool, where it is not transparent
              )->np.ndarray: # (H,W) bool
     "Where a picture has data."
-    a = np.abs(a) if np.iscomplexobj(a) else a
     valid = np.ones(a.shape[1:], bool) if alpha is None else alpha
-    if a.dtype.kind=='f':
+    if a.dtype.kind in 'fc':
         valid = valid & np.isfinite(a).all(0)
     value = comparable(nodata, a.dtype)
     return valid if value is None else valid & (a!=value).any(0)
@@ -159,7 +158,7 @@ def finished(a, # (c,H,W), without opacity
              empty_ok:bool=False # part of a picture: it may have no data
             )->Picture:
     "Channels, with the pixels that have no data. Raises `ValueError` when none has any, or for other channels."
-    a = np.abs(a) if np.iscomplexobj(a) else np.asarray(a)
+    a = np.asarray(a)
     numbers = plain_numbers(a)
     valid = with_data(numbers, None, with_data(a, nodata, alpha)) # `nodata` is a number of the file, not of ours
     if not valid.any() and not empty_ok:
@@ -334,10 +333,14 @@ def bits_of(page)->int: # of tifffile
     "Bits of a number in the file."
     return page.bitspersample if isinstance(page.bitspersample, int) else 8*page.dtype.itemsize
 
+def is_there(page)->list: # of tifffile -> of bool
+    "Which pieces of a page are there: sparse files leave some out."
+    return [bool(o and n) for o, n in zip(page.dataoffsets, page.databytecounts)]
+
 def claimed_bytes(page)->int: # of tifffile
     "Bytes that the pieces of a page decode to, those that are not there left out."
-    counts = page.databytecounts
-    return math.prod(page.shaped)*bits_of(page)*sum(n>0 for n in counts)//max(1, 8*len(counts))
+    there = is_there(page)
+    return math.prod(page.shaped)*bits_of(page)*sum(there)//max(1, 8*len(there))
 
 def check_page(page, length:int): # of tifffile, bytes of the file
     "Raise `ValueError` when the pieces of a page do not fit into its file."
@@ -345,11 +348,11 @@ def check_page(page, length:int): # of tifffile, bytes of the file
     ends = [o+n for o, n in zip(page.dataoffsets, counts)]
     if not ends or max(ends)>length or len(ends)<math.prod(page.chunked) and not page.is_contiguous:
         raise ValueError(TIFF_SAYS['short'])
-    if page.compression==1 and 0 not in counts and claimed_bytes(page)>sum(counts):
+    if page.compression==1 and all(is_there(page)) and claimed_bytes(page)>sum(counts):
         raise ValueError(TIFF_SAYS['short'])
     if page.samplesperpixel>MOST_BANDS:
         raise ValueError(TIFF_SAYS['channels'].format(n=page.samplesperpixel, most=MOST_BANDS))
-    if page.dtype is None or page.imagedepth!=1 or 0 in page.shaped:
+    if page.dtype is None or page.imagedepth!=1 or 0 in page.shaped or page.planarconfig not in (1,2):
         raise ValueError(TIFF_SAYS['shape'].format(shape=page.shape))
 
 def sides_of(page)->tuple: # of tifffile -> (H,W)
@@ -394,6 +397,7 @@ def tiff_pages(f, path:Path)->list: # open file, its path -> of (page, its mask 
             raise ValueError(TIFF_SAYS['endless'])
         if not p.is_reduced:
             check_page(p, length)
+            p.nodata = missing_value(p) # tifffile takes 0 where it does not understand what is written
             if p.is_mask and found:
                 with_mask(found, p)
             else:
@@ -415,6 +419,14 @@ def tiff_nodata(page): # -> number or None
         except ValueError:
             pass
     return None
+
+def missing_value(page): # of tifffile -> number of its type
+    "What pieces hold that are not there: the value that GDAL marks as no data, else zero."
+    nodata = tiff_nodata(page)
+    if page.dtype.kind in 'fc' and nodata is not None and not math.isfinite(nodata):
+        return page.dtype.type(nodata)
+    value = comparable(nodata, page.dtype)
+    return page.dtype.type(0) if value is None else value
 
 # %% ../../nbs/data/01_formats.ipynb #1cc3ced4
 LOSSLESS = 1,5,8,32946,32773,34925,50000 # codes that keep luminance and chroma as they are; those of pictures make RGB
@@ -471,7 +483,7 @@ def colours_of(a, page)->np.ndarray: # (s,h,w) stored numbers of the samples tha
 
 def stored_numbers(page)->np.ndarray: # (s,H,W)
     "All numbers of a page, as they are stored."
-    if not any(page.databytecounts): # tifffile would read a single piece that is not there
+    if not any(is_there(page)): # tifffile would read a single piece that is not there
         a = np.full(page.shaped, page.nodata, page.dtype)
     else:
         a = page.asarray(squeeze=False)
@@ -593,6 +605,7 @@ def read_tiff(path, channels, nodata, key)->list: # of Picture
 # %% ../../nbs/data/01_formats.ipynb #3ace9d01
 FORMATS = 'PNG','JPEG','BMP','PPM','GIF','WEBP' # of Pillow; it knows others that start programs, as EPS does
 JPEG2000_SUFFIXES = {'.jp2'}
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS # Pillow's limit, of the whole process: ours is checked before it decodes
 
 def deep_png(path)->bool:
     "Whether a file is a PNG of 16 bits and several channels, which Pillow would cut to 8 bits."

@@ -17,9 +17,9 @@ from fastcore.basics import patch
 from pathlib import Path
 from ..core import InputError
 from ..data.formats import (
-    MOST_BYTES, TIFF_SUFFIXES, Picture, bytes_there, check_memory, check_regular, check_whole, opacity_of, page_names,
-    page_picture, pages_are_bands, read_pictures, sides_of, tiff_nodata, tiff_pages, turned_of, turned_upright,
-    unreadable, whole_page, whole_tiff)
+    MOST_BYTES, TIFF_SUFFIXES, Picture, bytes_there, check_memory, check_regular, check_whole, is_there, opacity_of,
+    page_names, page_picture, pages_are_bands, read_pictures, sides_of, tiff_nodata, tiff_pages, turned_of,
+    turned_upright, unreadable, whole_page, whole_tiff)
 from ..data.normalisation import Normalisation
 from ..data.folders import filled, resized
 from ..masker.maskers import for_prediction
@@ -125,7 +125,7 @@ class Pieces:
         p, f, n = self.page, self.page.parent.filehandle, len(self.page.dataoffsets)
         f.seek(p.dataoffsets[i])
         try:
-            raw = f.read(p.databytecounts[i]) if p.databytecounts[i] else None
+            raw = f.read(p.databytecounts[i]) if p.dataoffsets[i] and p.databytecounts[i] else None
             data, at, shape = p.decode(raw, i, jpegtables=p.jpegtables, jpegheader=p.jpegheader)
         except Exception as e: # decoders fail in many ways
             raise InputError(SAY['piece'].format(name=self.name, i=i+1, n=n, why=in_short(e))) from e
@@ -158,14 +158,14 @@ def rows(self:Pieces, a:int, b:int)->np.ndarray: # (samples,b-a,W)
     p, (_, w) = self.page, self.shape
     if p.samplesperpixel*(b-a)*w*p.dtype.itemsize>MOST_BYTES:
         raise ValueError(SAY['wide'].format(w=w))
-    if p.is_final and any(p.databytecounts):
+    if p.is_final and any(is_there(p)):
         return self.in_file(a, b)
-    out = np.zeros((p.samplesperpixel, b-a, w), p.dtype)
+    out, n = np.zeros((p.samplesperpixel, b-a, w), p.dtype), p.samplesperpixel if p.planarconfig==1 else 1
     for i in self.touched(a, b):
         plane, r, c, d = self.decoded(i)
         top, end = max(a, r), min(b, r+len(d))
         d = d[:, :w-c].transpose(2, 0, 1) # tiles reach over the border
-        out[plane:plane+len(d), top-a:end-a, c:c+d.shape[2]] = d[:, top-r:end-r]
+        out[plane:plane+n, top-a:end-a, c:c+d.shape[2]] = d[:, top-r:end-r]
     return out
 
 # %% ../../nbs/prediction/01_tiles.ipynb #4a481e66
