@@ -2,12 +2,12 @@
 
     python malformed.py FOLDER SEED NUMBER   # prints one JSON line a file
 """
-import gzip, io, json, logging, resource, struct, sys, time, warnings
+import gzip, io, json, logging, resource, signal, struct, sys, time, warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
-import h5py, numpy as np, tifffile, torch
+import h5py, imagecodecs, numpy as np, tifffile, torch
 from PIL import Image
 from bcd_fast.core import InputError
 from bcd_fast.data.formats import read_pictures
@@ -29,6 +29,9 @@ rng = np.random.default_rng(1)
 GRAY, DEEP = rng.integers(0, 255, (48, 40), np.uint8), rng.integers(0, 65535, (48, 40), np.uint16)
 
 
+SECONDS, MEGABYTES = 20, 2000 # of a file; of the process, above what it holds when it begins
+
+
 @dataclass
 class Kind:
     "A file of some format."
@@ -41,10 +44,10 @@ class Kind:
         return folder/self.name if '/' in self.name else folder/f'{number}{self.name}'
 
 
-def stream(path):
+def stream(path, key=None):
     "Read a picture in bands, as prediction does with large ones."
-    with patch('bcd_fast.prediction.tiles.SMALL', 16), open_images(path) as sources:
-        return [s.rows(a, min(a+8, s.shape[0])) for s in sources for a in range(0, s.shape[0], 8)]
+    with patch('bcd_fast.prediction.tiles.SMALL', 16), open_images(path, key=key) as sources:
+        return [s.rows(a, min(a+8, s.shape[0])) for s in sources for a in range(0, min(s.shape[0], 800), 8)]
 
 
 def encoded(image, kind, **options):
@@ -103,19 +106,82 @@ def model(folder):
     save_model(folder, masker(), 64, dict(k=2, assign='robust', backgrounds=[3, 4]))
 
 
-def pictures():
-    "Pictures as cameras and scanners write them, read whole and in bands."
-    both = read_pictures, stream
-    for image, kind in ((GRAY, 'PNG'), (DEEP, 'PNG'), (np.dstack([GRAY]*4), 'PNG'), (GRAY, 'JPEG'), (GRAY, 'BMP')):
-        yield Kind(dict(PNG='.png', JPEG='.jpg', BMP='.bmp')[kind], encoded(image, kind), both)
+def pillow_pictures():
+    "Pictures as cameras and scanners write them."
+    exif, deep = Image.Exif(), np.dstack([DEEP]*3)
+    exif[274] = 6
+    for image, kind in ((GRAY, 'PNG'), (DEEP, 'PNG'), (np.dstack([GRAY]*4), 'PNG'), (GRAY > 99, 'PNG'), (GRAY, 'JPEG'),
+                        (np.dstack([GRAY]*3), 'JPEG'), (GRAY, 'BMP'), (GRAY, 'PPM'), (DEEP, 'PPM'), (GRAY, 'GIF'),
+                        (np.dstack([GRAY]*3), 'WEBP'), (np.dstack([GRAY]*4), 'WEBP')):
+        suffix = dict(JPEG='jpg', PPM='pgm').get(kind, kind.lower())
+        yield f'.{suffix}', encoded(image, kind, **dict(exif=exif) if kind in ('JPEG', 'WEBP') else {})
+    frames = dict(save_all=True, append_images=[Image.fromarray(GRAY[::-1]), Image.fromarray(GRAY//2)])
+    yield '.gif', encoded(GRAY, 'GIF', **frames)
+    yield '.webp', encoded(GRAY, 'WEBP', **frames)
+    yield '.png', imagecodecs.png_encode(deep)
+    yield '.jp2', imagecodecs.jpeg2k_encode(deep, level=0, reversible=True)
+
+
+def with_mask(path):
+    "As GDAL writes a picture with its mask and their overviews."
+    with tifffile.TiffWriter(path) as f:
+        for kind in (0, 1):
+            f.write(GRAY[::1+kind, ::1+kind], subfiletype=kind, tile=(16, 16), compression='zlib')
+            f.write(GRAY[::1+kind, ::1+kind] > 9, subfiletype=4+kind, photometric='minisblack', compression='zlib')
+
+
+def tiffs():
+    "Functions of a path that write TIFF of many kinds."
     packed = dict(), dict(compression='zlib', tile=(16, 16)), dict(compression='lzw', rowsperstrip=8)
-    for k, options in enumerate(packed):
+    for options in packed:
         for image in (GRAY, DEEP, DEEP.astype(np.float32), np.stack([GRAY]*3)):
-            write = partial(tifffile.imwrite, data=image, photometric='minisblack', **options)
-            yield Kind('.tif', written(write, f't{k}.tif'), both)
+            yield partial(tifffile.imwrite, data=image, photometric='minisblack', **options)
+    colour, side = np.dstack([GRAY]*3), [(274, 'H', 1, 6, True)]
+    for image, photometric, options in (
+            (colour, 'rgb', dict(compression='jpeg', tile=(16, 16))), (GRAY, 'minisblack', dict(compression='jpeg')),
+            (colour, 'cielab', dict()), (np.dstack([GRAY]*4), 'separated', dict()), (GRAY > 99, 'miniswhite', dict()),
+            (GRAY, 'palette', dict(colormap=np.arange(768, dtype=np.uint16).reshape(3, 256))),
+            (DEEP >> 4, 'miniswhite', dict(bitspersample=12)), (colour, 'rgb', dict(compression='webp')),
+            (DEEP.astype(np.float32), 'minisblack', dict(compression='zstd', predictor=3)),
+            (colour, 'rgb', dict(compression='jpeg2000')), (DEEP, 'minisblack', dict(extratags=side, tile=(16, 16))),
+            (np.dstack([GRAY]*4), 'rgb', dict(extrasamples=['unassalpha'], compression='packbits')),
+            (np.stack([DEEP]*6), 'minisblack', dict(imagej=True, truncate=True)),
+            (np.stack([DEEP]*6), 'minisblack', dict(bigtiff=True, byteorder='>', compression='lzma'))):
+        yield partial(tifffile.imwrite, data=image, photometric=photometric, **options)
+    yield with_mask
+
+
+def hdf5s():
+    "Functions of a path that write HDF5."
+    yield partial(hdf5, images=np.stack([GRAY]*6))
+
+    def plain(path):
+        with h5py.File(path, 'w', libver='latest') as f:
+            f['in/images'] = DEEP
+            f['in/images'].attrs['_FillValue'] = 7
+
+    def virtual(path):
+        with h5py.File(path, 'w') as f:
+            f['a'] = GRAY
+            layout = h5py.VirtualLayout(GRAY.shape, np.uint8)
+            layout[:] = h5py.VirtualSource(f['a'])
+            f.create_virtual_dataset('v', layout)
+    yield plain
+    yield virtual
+
+
+def pictures():
+    "Pictures of all formats, read whole and in bands."
+    both = read_pictures, stream
+    for suffix, data in pillow_pictures():
+        yield Kind(suffix, data, both)
+    for k, write in enumerate(tiffs()):
+        yield Kind('.tif', written(write, f't{k}.tif'), both)
     for array in (GRAY, np.stack([DEEP]*5), DEEP.astype(np.complex64)):
         yield Kind('.npy', written(partial(np.save, arr=array), 'a.npy'), both)
-    yield Kind('.h5', written(partial(hdf5, images=np.stack([GRAY]*6)), 'a.h5'), both)
+    for k, write in enumerate(hdf5s()):
+        key = 'v' if k == 2 else None
+        yield Kind('.h5', written(write, f'h{k}.h5'), (partial(read_pictures, key=key), partial(stream, key=key)))
 
 
 def data_sets():
@@ -174,6 +240,7 @@ def damage(data, rng):
 def attempt(read, path):
     "'read', or the sentence of the refusal, or what went wrong; seconds."
     start = time.perf_counter()
+    signal.alarm(SECONDS) # ends the process
     try:
         read(path)
         said = 'read'
@@ -181,12 +248,19 @@ def attempt(read, path):
         said = f'refused: {e}'
     except BaseException as e:
         said = f'{type(e).__name__}: {e}'
+    signal.alarm(0)
     return said, time.perf_counter()-start
 
 
 def peak():
     "Megabytes that this process has held at most."
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+
+
+def limit_memory():
+    "No more than `MEGABYTES` from now on."
+    held = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held+MEGABYTES*2**20,)*2)
 
 
 def tell(**what):
@@ -221,6 +295,8 @@ def main(folder, seed, number):
     warnings.simplefilter('ignore')
     logging.disable() # decoders talk
     kinds = [*pictures(), *data_sets(), *own_files()]
+    if sys.platform == 'linux':
+        limit_memory()
     read_whole(kinds, Path(folder))
     read_damaged(kinds, Path(folder), int(number), np.random.default_rng(int(seed)))
 

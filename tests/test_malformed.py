@@ -1,9 +1,10 @@
 "Damaged files of every format are read right or refused with one sentence: no crash, no hang, no gigabytes."
-import json, subprocess, sys
+import json, os, subprocess, sys
 from pathlib import Path
 import pytest
 
-NUMBER, SECONDS, MEGABYTES = 300, 5, 1000
+NUMBER = int(os.environ.get('BCD_MUTANTS', 300)) # files; more by hand: BCD_MUTANTS=10000 pytest tests/test_malformed.py
+SECONDS, MEGABYTES = 5, 1000
 
 
 @pytest.fixture(scope='module')
@@ -11,20 +12,20 @@ def lines(tmp_path_factory):
     "What the reading of every file ended with, in a process of its own."
     script, folder = Path(__file__).with_name('malformed.py'), tmp_path_factory.mktemp('malformed')
     command = [sys.executable, script, folder, '0', str(NUMBER)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300+NUMBER)
     assert done.returncode == 0, f'died at {done.stderr.splitlines()[-1:]}'
     return [json.loads(l) for l in done.stdout.splitlines()]
 
 
 def test_whole_files_are_read(lines):
     whole = [l for l in lines if l['whole']]
-    assert len(whole) > 30
+    assert len(whole) > 100
     assert [l for l in whole if l['said'] != 'read'] == []
 
 
 def test_damaged_files_are_read_or_refused(lines):
     damaged = [l for l in lines if not l['whole']]
-    assert len({l['file'] for l in damaged}) >= 200
+    assert len({l['file'] for l in damaged}) > .9*NUMBER
     for l in damaged:
         assert l['said'] == 'read' or l['said'].startswith('refused: '), l
         assert '\n' not in l['said'] and len(l['said']) < 1000, l

@@ -132,7 +132,7 @@ def smooth_noise(n:int, channels:int, # how many, of how many channels
     return torch.nn.functional.interpolate(noise, size=tuple(size), mode='bicubic', align_corners=False)
 
 # %% ../../nbs/data/00_images.ipynb #15a529c2
-IMAGE_SUFFIXES = {'.png','.tif','.tiff','.jpg','.jpeg','.bmp','.pgm'}
+IMAGE_SUFFIXES = {'.png','.tif','.tiff','.jpg','.jpeg','.bmp','.pgm','.webp','.gif','.jp2'}
 
 def list_images(folder, # path of a folder
                 what:str='images' # what the folder should hold, for the message

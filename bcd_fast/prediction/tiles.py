@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'SAY', 'SMALL', 'halo_of', 'spans', 'with_halo', 'scaled', 'block_sides', 'to_masker', 'from_masker',
-           'predict_batch', 'predict_block', 'WholeImage', 'in_short', 'piece_size', 'TiffRows', 'by_rows', 'open_tiff',
-           'open_images', 'normalised', 'cut_block', 'workers_of', 'Banded', 'predict_bands', 'predict_whole',
-           'cut_tiles', 'tiles_of_bands', 'write_tiff']
+           'predict_batch', 'predict_block', 'WholeImage', 'in_short', 'piece_size', 'Pieces', 'TiffRows', 'in_rows',
+           'by_rows', 'rows_of', 'tiff_sources', 'open_images', 'normalised', 'cut_block', 'workers_of', 'Banded',
+           'predict_bands', 'predict_whole', 'cut_tiles', 'tiles_of_bands', 'write_tiff']
 
 # %% ../../nbs/prediction/01_tiles.ipynb #3e50026a
-import numpy as np, tifffile, torch
+import math, numpy as np, tifffile, torch
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 from ..core import InputError
-from bcd_fast.data.formats import (
-    TIFF_SUFFIXES, Picture, declared_opacity, finished, pages_are_bands, read_pictures, tiff_nodata, tiff_pages,
-    without_opacity)
+from ..data.formats import (
+    MOST_BYTES, TIFF_SUFFIXES, Picture, bytes_there, check_memory, check_regular, check_whole, is_there, opacity_of,
+    page_names, page_picture, pages_are_bands, read_pictures, sides_of, tiff_nodata, tiff_pages, turned_of,
+    turned_upright, unreadable, whole_page, whole_tiff)
 from ..data.normalisation import Normalisation
 from ..data.folders import filled, resized
 from ..masker.maskers import for_prediction
@@ -98,7 +99,8 @@ class WholeImage:
 SAY = dict(size='{name}: its pieces have no size: replace or remove the file.',
            sensor='{name}: {why}: the model was trained on pictures of another sensor.',
            piece='{name}: piece {i} of {n} cannot be decoded ({why}): replace or remove the file.',
-           rows='{name}: rows {a} to {b} cannot be decoded ({why}): replace or remove the file.')
+           rows='{name}: rows {a} to {b} cannot be decoded ({why}): replace or remove the file.',
+           wide='rows of {w} pixels take too much memory')
 
 def in_short(e)->str: # an error
     "What an error says, on one line."
@@ -110,98 +112,143 @@ def piece_size(page)->tuple: # page of tifffile -> height, width in pixels
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
-class TiffRows:
-    "Rows of a page of a TIFF file, decoded as they are asked for. Raises `InputError` for a page that cannot be used."
-    def __init__(self, page, channels:int, nodata:float, name:str): # None: all that is not called opacity
-        self.page, self.name = page, name
-        self.channels = channels or page.samplesperpixel-len(declared_opacity(page))
-        self.shape = page.imagelength, page.imagewidth
-        self.nodata = tiff_nodata(page) if nodata is None else nodata
+# %% ../../nbs/prediction/01_tiles.ipynb #c8719076
+class Pieces:
+    "The strips or tiles of a page of a TIFF file. Raises `InputError` where they have no size."
+    def __init__(self, page, name:str): # of tifffile
+        self.page, self.name, self.shape = page, name, sides_of(page)
         self.height, self.width = piece_size(page)
         if 0 in (*self.shape, self.height, self.width):
             raise InputError(SAY['size'].format(name=name))
+    def decoded(self, i:int)->tuple: # number -> plane, row, column, array (h,w,samples)
+        "One decoded strip or tile and its place. Raises `InputError`."
+        p, f, n = self.page, self.page.parent.filehandle, len(self.page.dataoffsets)
+        f.seek(p.dataoffsets[i])
+        try:
+            raw = f.read(p.databytecounts[i]) if p.dataoffsets[i] and p.databytecounts[i] else None
+            data, at, shape = p.decode(raw, i, jpegtables=p.jpegtables, jpegheader=p.jpegheader)
+        except Exception as e: # decoders fail in many ways
+            raise InputError(SAY['piece'].format(name=self.name, i=i+1, n=n, why=in_short(e))) from e
+        data = np.full(shape, p.nodata, p.dtype) if data is None else data
+        return at[0], at[2], at[3], data[0, :shape[1], :shape[2]]
+    def touched(self, a:int, b:int): # rows; yields numbers
+        "The pieces that rows touch, of all planes."
+        across, down = -(-self.shape[1]//self.width), -(-self.shape[0]//self.height)
+        first, last = a//self.height, min(-(-b//self.height), down)
+        planes = self.page.samplesperpixel if self.page.planarconfig==2 else 1
+        for plane in range(planes):
+            start = plane*across*down
+            yield from range(start+first*across, min(start+last*across, len(self.page.dataoffsets)))
+
+# %% ../../nbs/prediction/01_tiles.ipynb #5c2c3051
+@patch
+def in_file(self:Pieces, a:int, b:int)->np.ndarray: # (samples,b-a,W)
+    "Rows of a page whose numbers lie one after another."
+    p, (planes, _, h, w, samples) = self.page, self.page.shaped
+    kind, row = np.dtype(p.parent.byteorder+p.dtype.char), w*samples*p.dtype.itemsize
+    parts = []
+    for plane in range(planes):
+        p.parent.filehandle.seek(p.dataoffsets[0]+(plane*h+a)*row)
+        parts.append(p.parent.filehandle.read_array(kind, (b-a)*w*samples).reshape(b-a, w, samples))
+    return np.concatenate(parts, 2).transpose(2, 0, 1)
+
+@patch
+def rows(self:Pieces, a:int, b:int)->np.ndarray: # (samples,b-a,W)
+    "Rows as they are stored. Raises `InputError` for a damaged piece, `ValueError` for rows that are too wide."
+    p, (_, w) = self.page, self.shape
+    if p.samplesperpixel*(b-a)*w*p.dtype.itemsize>MOST_BYTES:
+        raise ValueError(SAY['wide'].format(w=w))
+    if p.is_final and any(is_there(p)):
+        return self.in_file(a, b)
+    out, n = np.zeros((p.samplesperpixel, b-a, w), p.dtype), p.samplesperpixel if p.planarconfig==1 else 1
+    for i in self.touched(a, b):
+        plane, r, c, d = self.decoded(i)
+        top, end = max(a, r), min(b, r+len(d))
+        d = d[:, :w-c].transpose(2, 0, 1) # tiles reach over the border
+        out[plane:plane+n, top-a:end-a, c:c+d.shape[2]] = d[:, top-r:end-r]
+    return out
+
+# %% ../../nbs/prediction/01_tiles.ipynb #4a481e66
+class TiffRows:
+    "Rows of a page of a TIFF file, decoded as they are asked for. Raises `InputError` for a page that cannot be used."
+    def __init__(self, page, channels:int, nodata:float, name:str, mask=None): # of tifffile, as its mask; of a picture
+        self.page, self.name, self.channels, self.shape = page, name, channels, sides_of(page)
+        self.nodata, self.turned = tiff_nodata(page) if nodata is None else nodata, turned_of(page)
+        self.pieces, self.mask = Pieces(page, name), None if mask is None else Pieces(mask, name)
+        self.opacity = opacity_of(page, channels, self.sample)
         try:
             self.picture(np.zeros((page.samplesperpixel,1,1), page.dtype))
         except ValueError as e:
             raise InputError(SAY['sensor'].format(name=name, why=in_short(e))) from e
-    def picture(self, values)->Picture: # (samples,h,w)
+    def sample(self, i:int): # number of a sample; yields (h,W)
+        "A sample, part by part."
+        for a, b in spans(self.shape[0], BLOCK[0]):
+            yield self.pieces.rows(a, b)[i]
+    def picture(self, values, mask=None)->Picture: # (samples,h,w), (h,w)
         "Rows as the masker wants them. Raises `ValueError` for other channels."
-        bands, alpha = without_opacity(values, self.page, self.channels)
-        return finished(bands, self.channels, self.nodata, self.name, alpha, empty_ok=True)
+        return page_picture(values, self.page, self.opacity, mask, channels=self.channels, nodata=self.nodata,
+                            name=self.name, empty_ok=True)
     def rows(self, a:int, b:int)->Picture:
-        "Rows `a` to `b`. Raises `InputError` when the file is damaged there."
+        "Rows `a` to `b`, as viewers show them. Raises `InputError` when the file is damaged there."
+        h = self.shape[0]
+        i, j = (h-b, h-a) if self.turned in (3,4) else (a, b)
         try:
-            return self.picture(self.decoded(a, b))
+            mask = None if self.mask is None else self.mask.rows(i, j)[0]
+            return turned_upright(self.picture(self.pieces.rows(i, j), mask), self.turned)
         except InputError:
             raise
-        except (IndexError, ValueError, TypeError) as e:
+        except Exception as e: # what is damaged fails in many ways
             raise InputError(SAY['rows'].format(name=self.name, a=a, b=b, why=in_short(e))) from e
-
-# %% ../../nbs/prediction/01_tiles.ipynb #c8719076
-@patch
-def segment(self:TiffRows, i:int)->tuple: # number of a strip or tile -> plane, row, column, array (h,w,samples)
-    "One decoded strip or tile and its place. Raises `InputError`."
-    p, f, n = self.page, self.page.parent.filehandle, len(self.page.dataoffsets)
-    f.seek(p.dataoffsets[i])
-    try:
-        raw = f.read(p.databytecounts[i]) if p.databytecounts[i] else None
-        data, at, shape = p.decode(raw, i)
-    except Exception as e:
-        raise InputError(SAY['piece'].format(name=self.name, i=i+1, n=n, why=in_short(e))) from e
-    data = np.zeros(shape, p.dtype) if data is None else data
-    return at[0], at[2], at[3], data[0, :shape[1], :shape[2]]
-
-@patch
-def pieces(self:TiffRows, a:int, b:int): # rows; yields numbers of strips or tiles
-    "The pieces that rows touch, of all planes."
-    across, down = -(-self.shape[1]//self.width), -(-self.shape[0]//self.height)
-    first, last = a//self.height, min(-(-b//self.height), down)
-    planes = self.page.samplesperpixel if self.page.planarconfig==2 else 1
-    for plane in range(planes):
-        start = plane*across*down
-        yield from range(start+first*across, min(start+last*across, len(self.page.dataoffsets)))
-
-@patch
-def decoded(self:TiffRows, a:int, b:int)->np.ndarray: # (samples,b-a,W)
-    "Rows as they are stored."
-    out = np.zeros((self.page.samplesperpixel, b-a, self.shape[1]), self.page.dtype)
-    for i in self.pieces(a, b):
-        plane, r, c, d = self.segment(i)
-        top, end = max(a, r), min(b, r+len(d))
-        d = d[:, :self.shape[1]-c].transpose(2, 0, 1) # tiles reach over the border
-        out[plane:plane+len(d), top-a:end-a, c:c+d.shape[2]] = d[:, top-r:end-r]
-    return out
 
 # %% ../../nbs/prediction/01_tiles.ipynb #60655bee
 SMALL = 2**24 # pixels of a file that is read whole
 
-def by_rows(page)->bool: # page of tifffile
-    "Whether a TIFF page is large and simple enough to be read in bands."
-    flat = not page.is_subsampled and page.imagedepth==1
-    return page.imagewidth*page.imagelength>SMALL and page.photometric in (1,2) and flat
+def in_rows(page)->bool: # of tifffile
+    "Whether a page can be read in bands: it does not lie on its side."
+    return turned_of(page)<=4
 
-def open_tiff(path:Path)->tuple: # -> open file or None, its pages
-    "A TIFF and its pages; nothing where it is damaged: who reads it whole says what is wrong."
-    try:
-        f = tifffile.TiffFile(path)
-        return f, tiff_pages(f, path.stat().st_size)
-    except Exception:
-        return None, []
+def by_rows(page)->bool: # of tifffile
+    "Whether a page is so large that it is read in bands."
+    return math.prod(sides_of(page))>SMALL and in_rows(page)
+
+# %% ../../nbs/prediction/01_tiles.ipynb #e97eeb23
+def rows_of(page, mask, *args, there:int): # of `tiff_pages`; channels, nodata, name; bytes of the file
+    "A page as `TiffRows`. Raises `ValueError` where a single piece takes too much memory."
+    for p in (page, mask):
+        if p is not None and not p.is_final:
+            check_whole(math.prod((*piece_size(p), p.samplesperpixel, p.dtype.itemsize)), there)
+    return TiffRows(page, *args, mask)
+
+def tiff_sources(pages, path:Path, channels, nodata)->list: # of `tiff_pages`, their file -> of sources
+    "The pages of an open TIFF file; of a file with large pages no page is read yet that can be read in bands."
+    if not any(by_rows(p) for p, _ in pages) or pages_are_bands(pages, channels):
+        return [WholeImage(p) for p in whole_tiff(pages, path, channels, nodata)]
+    check_memory([(p, m) for p, m in pages if not in_rows(p)], path)
+    sources, there = [], bytes_there(path)
+    for (p, m), name in zip(pages, page_names(path.name, len(pages))):
+        if in_rows(p):
+            sources.append(rows_of(p, m, channels, nodata, name, there=there))
+        else:
+            sources.append(WholeImage(whole_page(p, m, channels, nodata, name)))
+    return sources
 
 @contextmanager
 def open_images(path, channels:int=None, nodata:float=None, key:str=None): # as for `read_pictures`; yields a list
     "The pictures of a file as sources of rows; large TIFF pages are not read yet. Raises `InputError`."
     path = Path(path)
-    f, pages = open_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else (None, [])
-    large = any(by_rows(p) for p in pages) and not pages_are_bands(pages, channels)
-    if f and not large:
-        f.close()
-    if not large:
+    if path.suffix.lower() not in TIFF_SUFFIXES:
         yield [WholeImage(p) for p in read_pictures(path, channels, nodata, key)]
         return
-    names = [path.name] if len(pages)==1 else [f'{path.name}[{i}]' for i in range(len(pages))]
-    with f:
-        yield [TiffRows(p, channels, nodata, name) for p, name in zip(pages, names)]
+    with ExitStack() as stack:
+        try:
+            check_regular(path)
+            f = stack.enter_context(tifffile.TiffFile(path))
+            sources = tiff_sources(tiff_pages(f, path), path, channels, nodata)
+        except InputError:
+            raise
+        except Exception as e: # as in `read_pictures`
+            raise unreadable(path, e) from e
+        yield sources
 
 # %% ../../nbs/prediction/01_tiles.ipynb #7c02be05
 def normalised(p:Picture, normalisation:Normalisation # of the model
