@@ -28,7 +28,8 @@ def picture(rng, with_disc):
     "(40,48) uint8 of one of two grounds, (40,48) bool."
     rows, columns = np.mgrid[:40, :48]
     disc = (rows-rng.integers(10, 30))**2+(columns-rng.integers(10, 38))**2 < 49
-    ground = rng.standard_normal((40, 48)) if rng.random() < .5 else rng.standard_normal((5, 6)).repeat(8, 0).repeat(8, 1)
+    fine, coarse = rng.standard_normal((40, 48)), rng.standard_normal((5, 6)).repeat(8, 0).repeat(8, 1)
+    ground = fine if rng.random() < .5 else coarse
     return (90+20*ground+90*disc*with_disc).clip(0, 255).astype(np.uint8), disc
 
 

@@ -13,6 +13,7 @@ import hashlib, json, numpy as np, random, signal, threading, time, torch, warni
 from contextlib import contextmanager
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
+from fastai.torch_core import get_model
 from fastcore.foundation import L
 from pathlib import Path
 from safetensors.torch import load, save
@@ -172,7 +173,7 @@ def callback_states(learn)->dict: # name of a callback -> its state
 def load_callbacks(learn, states:dict)->None: # as `callback_states` gives them
     "Give the callbacks back what they remembered."
     for cb in learn.cbs:
-        if cb.name not in states:
+        if cb.name not in states or not cb.run: # loggers run in the first of several processes only
             continue
         if isinstance(cb, TrackerCallback):
             cb.best, cb.wait = states[cb.name]['best'], states[cb.name]['wait']
@@ -187,7 +188,7 @@ def training_state(learn, epoch:int, done:int, # epoch that comes next or is goi
     return {'about': about or {}, 'epoch': epoch, 'done': done, 'seconds': seconds,
             'n_epoch': learn.n_epoch, 'pct_train': learn.pct_train, 'train_iter': learn.train_iter,
             'order': learn.dls.train.drawn, # the seed of the epoch's batches
-            'weights': dict(learn.model.state_dict()), 'optimiser': learn.opt.state_dict(),
+            'weights': dict(get_model(learn.model).state_dict()), 'optimiser': learn.opt.state_dict(),
             'recorder': recorder_state(learn.recorder), 'callbacks': callback_states(learn),
             'random': random_states()}
 
@@ -195,7 +196,7 @@ def load_training(learn, s:dict)->None: # as `training_state` gives it
     "Put a training where `training_state` found it; the learner does the rest. Raises `InputError` for another one."
     if s['n_epoch']!=learn.n_epoch:
         raise InputError(f'the checkpoint belongs to a training of {s["n_epoch"]} epochs, not {learn.n_epoch}.')
-    learn.model.load_state_dict(s['weights'])
+    get_model(learn.model).load_state_dict(s['weights'])
     o = s['optimiser']
     learn.opt.load_state_dict(dict(o, hypers=L(o['hypers'])) if 'hypers' in o else o)
     load_recorder(learn.recorder, s['recorder'])

@@ -217,11 +217,13 @@ def rank_learner(settings:dict, folder): # plain settings, folder of the run wit
     cfg = OmegaConf.create(settings)
     return stage2_learner(cfg, load_data(cfg.data), load_stage1(Path(folder)/'stage1'), callbacks_of(cfg, folder))
 
-def schedule_of(cfg, lr:float)->Schedule: # settings, of the learner
-    "How several processes are to fit."
+def schedule_of(cfg, lr:float, folder=None, about:dict=None, # settings, of the learner; for checkpoints
+                resume:bool=False)->Schedule: # go on with the checkpoint in the folder
+    "How several processes are to fit: each with its share of the threads."
     t = cfg.trainer
-    return Schedule(t.epochs, lr, one_cycle(t), cfg.seed,
-                    cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar)
+    keeps = dict(folder=str(folder), about=about, resume=resume) if folder and cfg.debug.name=='none' else {}
+    return Schedule(t.epochs, lr, one_cycle(t), cfg.seed, cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar,
+                    **dict(threads=max(1, torch.get_num_threads()//t.processes), **keeps))
 
 def plain_settings(cfg)->dict: # settings, composed or not
     "The settings as plain values."
@@ -236,7 +238,7 @@ def train_masker(cfg, ds, s1:Stage1, folder, # settings, data, stage 1, folder o
                  state:dict=None, # of a checkpoint to go on from
                  cbs=() # more callbacks, for one process
                 )->tuple: # trained masker, seconds, training steps
-    "Stage 2 in one process, with checkpoints, or in several."
+    "Stage 2 in one process or in several, with checkpoints."
     alone, before = cfg.trainer.processes==1, state['seconds'] if state else 0.
     watched, about = alone and cfg.debug.name=='none', about_of(cfg, ds, s1)
     if state:
@@ -248,6 +250,7 @@ def train_masker(cfg, ds, s1:Stage1, folder, # settings, data, stage 1, folder o
     if alone:
         return learn.model, before+fit_stage2(cfg, learn), len(learn.bcd.parts)
     start, work = time.perf_counter(), (OmegaConf.to_container(cfg), str(folder))
-    done = fit_processes(rank_learner, cfg.trainer.processes, schedule_of(cfg, learn.lr), work)
+    how = schedule_of(cfg, learn.lr, folder, about, state is not None)
+    done = fit_processes(rank_learner, cfg.trainer.processes, how, work)
     learn.model.load_state_dict(done.weights)
-    return learn.model, time.perf_counter()-start, len(done.values)*learn.dls.train.steps
+    return learn.model, before+time.perf_counter()-start, len(done.values)*learn.dls.train.steps
