@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OPEN', 'SEAL', 'SEAL_SAYS', 'BUSY', 'InputError', 'nearest', 'check_choice', 'fail', 'sentence', 'show_warning',
-           'make_folder', 'write_whole', 'write_json', 'Damaged', 'seal', 'read_sealed', 'metadata_of', 'write_sealed',
-           'read_sealed_json', 'only_one', 'optional', 'peak_rss_mb', 'cpu_name', 'platform_text', 'keep_buffers',
-           'prepare', 'attempt', 'draws_bars']
+           'make_folder', 'write_whole', 'adding_to', 'write_json', 'Damaged', 'seal', 'read_sealed', 'metadata_of',
+           'write_sealed', 'read_sealed_json', 'only_one', 'optional', 'peak_rss_mb', 'cpu_name', 'platform_text',
+           'keep_buffers', 'prepare', 'attempt', 'draws_bars']
 
 # %% ../nbs/core.ipynb #7ede4f73
 import ctypes, hashlib, importlib, json, os, platform, re, sys, torch, warnings
@@ -70,6 +70,15 @@ def write_whole(path, data:bytes)->Path:
         raise InputError(f'{path} cannot be written ({e.strerror}); what was there before is unchanged. '
                          'Make room, or choose another place with out=FOLDER.') from e
     return path
+
+@contextmanager
+def adding_to(path): # a file that grows line by line
+    "Raise `InputError` with the file when there is no room or no right."
+    try:
+        yield
+    except OSError as e:
+        raise InputError(f'{path} cannot be written ({e.strerror}). Make room, or choose another place with '
+                         'out=FOLDER.') from e
 
 def write_json(path, values:dict)->None:
     "Write a dict as indented JSON."

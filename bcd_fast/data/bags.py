@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
-           'IN_MEMORY', 'LEAST_SIDE', 'FEW', 'Source', 'Pile', 'file_hash', 'Bags', 'middle', 'octaves', 'halved',
-           'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size', 'room_for',
-           'Seen', 'make_pile', 'Survey', 'check_number', 'read_piles', 'read_bags']
+           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'Source', 'Pile', 'file_hash', 'Bags', 'middle', 'octaves',
+           'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size',
+           'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'read_piles', 'read_bags']
 
 # %% ../../nbs/data/13_bags.ipynb #a45c10b9
-import numpy as np, tempfile
+import numpy as np, os, tempfile
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from pathlib import Path
@@ -198,6 +198,8 @@ def true_pixels(source:Source, p:Picture)->np.ndarray: # of a picture, the pictu
 
 # %% ../../nbs/data/13_bags.ipynb #558a2c41
 IN_MEMORY = 2**30 # bytes of a pile
+NO_ROOM = ('the pictures take {size:,.0f} MB of a file in {where}, and there is no room ({why}): make room, or set '
+           'TMPDIR to a folder that has some.')
 LEAST_SIDE = 16 # pixels that the masker needs
 
 def seen_size(shape, scale:float)->tuple: # (h,w) of a file -> of what the masker sees
@@ -208,7 +210,14 @@ def room_for(n:int, kind)->np.ndarray: # numbers, their type -> (n,)
     "An array in memory, or in a file where it would be too large."
     if n*np.dtype(kind).itemsize<=IN_MEMORY:
         return np.empty(n, kind)
-    return np.memmap(tempfile.TemporaryFile(prefix='bcd_fast-'), kind, 'w+', shape=(n,))
+    size = n*np.dtype(kind).itemsize
+    try:
+        file = tempfile.TemporaryFile(prefix='bcd_fast-')
+        if hasattr(os, 'posix_fallocate'): # a full disk would end the process at some later moment
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as e:
+        raise InputError(NO_ROOM.format(size=size/1e6, where=tempfile.gettempdir(), why=e.strerror)) from e
+    return np.memmap(file, kind, 'w+', shape=(n,))
 
 # %% ../../nbs/data/13_bags.ipynb #91ff2c0d
 @dataclass(frozen=True)
