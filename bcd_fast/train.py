@@ -13,12 +13,13 @@ from . import environment # noqa: F401
 import argparse, hydra, sys
 from hydra.core.hydra_config import HydraConfig
 from pathlib import Path
-from .core import InputError, fail, prepare, sentence
+from .core import Damaged, InputError, fail, prepare, sentence
 from .settings import help_lines
+from .training.checkpoints import CannotGoOn
 from .experiments.configs import Config, check_config
 from .experiments.catalogue import GROUPS, WHOLE, check_meaning, check_overrides
 from .experiments.catalogue import compose_config, recipe_line, with_experiment
-from .experiments.runs import report, resume_run, run_experiment
+from .experiments.runs import report, resume_run, run_demo, run_experiment
 from .experiments.search import search_settings
 
 # %% ../nbs/train.ipynb #72f2516e
@@ -41,6 +42,8 @@ def reported(run, folder)->int: # () -> metrics, messages about files left out; 
     "Run, and say what came of it or what went wrong."
     try:
         return report(*run(), folder)
+    except (CannotGoOn, Damaged) as e:
+        return fail(e)
     except (InputError, OSError) as e:
         return fail(f'{sentence(e)}{go_on(folder)}')
     except KeyboardInterrupt:
@@ -153,7 +156,7 @@ def bcd_demo(words=None)->int: # words of the command line -> exit status
     try:
         cfg = compose_config(['experiment=demo', f'seed={a.seed}', *(QUICK if a.quick else ())])
         cfg.out, cfg.cache = a.out, f'{a.out}/cache'
-        return report(*run_experiment(cfg, 'demo', a.out), a.out)
+        return report(*run_demo(cfg, a.out), a.out)
     except (InputError, OSError) as e:
         return fail(sentence(e))
 

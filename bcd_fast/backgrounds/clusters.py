@@ -8,11 +8,10 @@ __all__ = ['CLUSTERINGS', 'sinkhorn_potentials', 'check_number', 'WhitenedCluste
 
 # %% ../../nbs/backgrounds/03_clusters.ipynb #d4f6c492
 import math, numpy as np, pandas as pd, torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load, save
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.mixture import GaussianMixture
-from ..core import InputError
+from ..core import OPEN, InputError, metadata_of, read_sealed, seal, write_whole
 
 # %% ../../nbs/backgrounds/03_clusters.ipynb #81e79782
 def sinkhorn_potentials(cost, # (N,K) squared distances divided by epsilon
@@ -150,19 +149,17 @@ def make_clusters(name:str='sinkhorn', # one of `CLUSTERINGS`
 def save_clusters(km:WhitenedClusters, path):
     "Write the fitted arrays."
     name = next(n for n, c in CLUSTERINGS.items() if type(km) is c)
-    save_file({n: np.ascontiguousarray(getattr(km, n)) for n in km.ARRAYS}, str(path), metadata=dict(name=name))
+    arrays = {n: np.ascontiguousarray(getattr(km, n)) for n in km.ARRAYS}
+    write_whole(path, seal(save(arrays, metadata=dict(name=name, seal=OPEN))))
 
 def load_clusters(path)->WhitenedClusters:
-    "Read what `save_clusters` wrote; it can `predict` at once. Raises `InputError` for a damaged file."
-    try:
-        with safe_open(str(path), framework='np') as f:
-            km = make_clusters(f.metadata()['name'], *f.get_tensor('centroids').shape)
-            for n in km.ARRAYS:
-                setattr(km, n, f.get_tensor(n))
-        return km
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as e:
-        why = ' '.join(str(e).split())[:200]
-        raise InputError(f'{path} does not hold clusters that can be read ({why}).') from e
+    "Read what `save_clusters` wrote; it can `predict` at once. Raises `Damaged`."
+    data = read_sealed(path)
+    arrays = load(data)
+    km = make_clusters(metadata_of(data)['name'], *arrays['centroids'].shape)
+    for n in km.ARRAYS:
+        setattr(km, n, arrays[n])
+    return km
 
 # %% ../../nbs/backgrounds/03_clusters.ipynb #5dad2c6a
 def cluster_table(labels, # (N,) known kinds, integers from 0

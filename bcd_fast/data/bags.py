@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
-           'IN_MEMORY', 'LEAST_SIDE', 'FEW', 'Source', 'Pile', 'Bags', 'middle', 'octaves', 'halved', 'finest_octave',
-           'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size', 'room_for', 'Seen',
-           'make_pile', 'Survey', 'check_number', 'read_piles', 'read_bags']
+           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'Source', 'Pile', 'file_hash', 'Bags', 'middle', 'octaves',
+           'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size',
+           'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'read_piles', 'read_bags']
 
 # %% ../../nbs/data/13_bags.ipynb #a45c10b9
-import hashlib, numpy as np, tempfile
+import numpy as np, os, tempfile
 from dataclasses import dataclass, field, replace
+from fastcore.basics import patch
 from pathlib import Path
 from ..core import InputError
-from .images import PARTS, split_indices
+from .images import PARTS, hashed, split_indices
 from .formats import Picture, all_gray, channels_of, read_pictures, with_channels
 from .normalisation import Normalisation, fit_normalisation, pictures_line
 from .folders import (
@@ -42,6 +43,14 @@ class Pile:
         return len(self.shapes)
     def __getitem__(self, i): # number of a picture -> (C,h,w) view of its numbers
         return self.values[self.starts[i]:self.starts[i+1]].reshape(self.shapes[i])
+
+# %% ../../nbs/data/13_bags.ipynb #f1c5edeb
+def file_hash(path)->str:
+    "The same bytes, the same text. Raises `InputError` where they cannot be read."
+    try:
+        return hashed(Path(path).read_bytes())
+    except OSError as e:
+        raise InputError(f'{path} cannot be read ({e.strerror}).') from e
 
 # %% ../../nbs/data/13_bags.ipynb #5dbc1d8a
 SCORED, UNSCORED = (.7,.1,.2), (.85,.15,0.) # of train, valid and test, with true masks and without
@@ -76,12 +85,26 @@ class Bags:
         held = mask is None or isinstance(mask, np.ndarray)
         return mask if held else true_pixels(self.objects.sources[i], self.original('objects', i))
     def fingerprint(self)->str:
-        "Hash of all pictures, of the split and of what is known of them: the same data, the same text."
-        h = hashlib.sha256(f'{self.split_seed} {self.fractions} {self.scale}'.encode())
-        for pile in (self.objects, self.backgrounds):
-            for a in (pile.values, pile.shapes, *pile.gaps.values(), *([] if pile.groups is None else [pile.groups])):
-                h.update(np.ascontiguousarray(a).data)
-        return h.hexdigest()
+        "Hash of all that is known of the pictures, true masks aside: the same data, the same text."
+        numbers = self.split_seed, tuple(self.fractions), self.scale, self.normalisation.to_dict()
+        piles = self.objects, self.backgrounds
+        of_piles = [(p.values, p.shapes, p.groups, *(x for gap in sorted(p.gaps.items()) for x in gap)) for p in piles]
+        return hashed(*numbers, *of_piles[0], *of_piles[1])
+
+# %% ../../nbs/data/13_bags.ipynb #92e127d2
+@patch
+def masks_fingerprint(self:Bags)->str:
+    "Hash of the files of true masks; None without any. Raises `InputError`."
+    masks = [s.mask for s in self.objects.sources]
+    if all(m is None for m in masks):
+        return None
+    return hashed(*(m if m is None or isinstance(m, np.ndarray) else file_hash(m) for m in masks))
+
+@patch
+def without_masks(self:Bags)->Bags:
+    "The same pictures in the same parts, as if nobody had outlined the objects."
+    sources = [replace(s, mask=None) for s in self.objects.sources]
+    return replace(self, objects=replace(self.objects, sources=sources))
 
 # %% ../../nbs/data/13_bags.ipynb #58777260
 EMPTY = .55 # share of the next octave's power below which the finest one counts as empty
@@ -175,6 +198,8 @@ def true_pixels(source:Source, p:Picture)->np.ndarray: # of a picture, the pictu
 
 # %% ../../nbs/data/13_bags.ipynb #558a2c41
 IN_MEMORY = 2**30 # bytes of a pile
+NO_ROOM = ('the pictures take {size:,.0f} MB of a file in {where}, and there is no room ({why}): make room, or set '
+           'TMPDIR to a folder that has some.')
 LEAST_SIDE = 16 # pixels that the masker needs
 
 def seen_size(shape, scale:float)->tuple: # (h,w) of a file -> of what the masker sees
@@ -185,7 +210,14 @@ def room_for(n:int, kind)->np.ndarray: # numbers, their type -> (n,)
     "An array in memory, or in a file where it would be too large."
     if n*np.dtype(kind).itemsize<=IN_MEMORY:
         return np.empty(n, kind)
-    return np.memmap(tempfile.TemporaryFile(prefix='bcd_fast-'), kind, 'w+', shape=(n,))
+    size = n*np.dtype(kind).itemsize
+    try:
+        file = tempfile.TemporaryFile(prefix='bcd_fast-')
+        if hasattr(os, 'posix_fallocate'): # a full disk would end the process at some later moment
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as e:
+        raise InputError(NO_ROOM.format(size=size/1e6, where=tempfile.gettempdir(), why=e.strerror)) from e
+    return np.memmap(file, kind, 'w+', shape=(n,))
 
 # %% ../../nbs/data/13_bags.ipynb #91ff2c0d
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..core import InputError, make_folder, write_whole
 from ..data.images import Dataset, only_data
 from ..backgrounds.stage1 import run_stage1
 from ..drawing.figures import image_cmap, mask_grid, save_figure
-from ..training.checkpoints import read_state
+from ..training.checkpoints import kept_state
 from ..training.learner import predict_masks
 from ..training.stage2 import settled, train_masker
 
@@ -100,8 +100,7 @@ def first_masker(cfg, ds:Dataset, folder, # settings, data, folder of the first 
     folder = make_folder(folder)
     epochs = max(1, round(FIRST*cfg.trainer.epochs))
     short = OmegaConf.merge(cfg, dict(trainer=dict(epochs=epochs)))
-    kept = folder/'checkpoint.safetensors'
-    return train_masker(short, ds, s1, folder, read_state(kept) if kept.is_file() else None)[0]
+    return train_masker(short, ds, s1, folder, kept_state(folder))[0]
 
 def mean_areas(model, d)->np.ndarray: # ObjectImages or BackgroundImages -> (N,)
     "Mean mask of each image, over the pixels with data."

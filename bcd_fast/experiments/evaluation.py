@@ -8,9 +8,9 @@ __all__ = ['SWEEP_SEEDS', 'EACH', 'NO_SWEEP', 'REPORTED', 'SCORES', 'FRECHET', '
            'counterfactuals_figure', 'timed_masks', 'draw_masker', 'evaluate_masker']
 
 # %% ../../nbs/experiments/02_evaluation.ipynb #9ff733b0
-import json, numpy as np, time, warnings
+import numpy as np, time, warnings
 from functools import partial
-from ..core import InputError
+from ..core import InputError, write_json, write_whole
 from ..data.images import only_data
 from ..backgrounds.encoders import describe
 from ..backgrounds.clusters import cluster_table
@@ -39,7 +39,7 @@ def save_sweep(c, bg, z, folder): # settings of the clusters, training backgroun
     if not tried:
         return
     table = sweep_clusters(z, tried, SWEEP_SEEDS, bg.labels, c.name, c.n_components)
-    table.to_csv(folder/'sweep.csv', index=False)
+    write_whole(folder/'sweep.csv', table.to_csv(index=False).encode())
     save_figure(sweep_figure(table), folder/'sweep.png')
 
 def draw_stage1(cfg, ds, s1, z, folder): # settings, Dataset, stage 1, (N,D) descriptions of the training backgrounds
@@ -54,7 +54,8 @@ def draw_stage1(cfg, ds, s1, z, folder): # settings, Dataset, stage 1, (N,D) des
     if c.sweep:
         save_sweep(c, bg, z, folder)
     if cfg.stage==1 and known:
-        compare_assignments(ds, s1.encoder, s1.clusters, cfg.seed).to_csv(folder/'assignment.csv')
+        compared = compare_assignments(ds, s1.encoder, s1.clusters, cfg.seed)
+        write_whole(folder/'assignment.csv', compared.to_csv().encode())
 
 # %% ../../nbs/experiments/02_evaluation.ipynb #0a444b77
 REPORTED = 'cluster_nmi','cluster_stability','cluster_silhouette','assignment_accuracy'
@@ -97,7 +98,7 @@ def score_scenes(cfg, ds, model, folder)->dict: # `SCENES`
         return dict.fromkeys(SCENES)
     probs = [predict_scene(model, s.image, cfg.data.crop, cfg.data.size) for s in ds.scenes]
     found = scene_scores(probs, ds.scenes, cfg.threshold)
-    (folder/'scenes.json').write_text(json.dumps(found, indent=2)+'\n')
+    write_json(folder/'scenes.json', found)
     save_figure(scene_figure(ds.scenes[:4], probs[:4], cmap=image_cmap(cfg.data.name)), folder/'scene.png')
     save_figure(sites_figure(found['sites'], found['all']['iou']), folder/'sites.png')
     mean, sd = found['mean'], found['spread']

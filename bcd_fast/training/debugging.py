@@ -17,11 +17,10 @@ from fastai.torch_core import distrib_barrier, get_model, rank_distrib
 from fastcore.basics import patch
 from itertools import islice
 from pathlib import Path
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from typing import Optional
 from torch.profiler import ProfilerActivity, profile, record_function
-from ..core import InputError
+from ..core import OPEN, InputError, read_sealed, seal, write_whole
 from ..settings import setting
 from .loggers import ScalarLogger
 
@@ -31,16 +30,13 @@ def save_weights(model, # a module, wrapped for several processes or not
     "Write parameters and buffers of `model`."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f'.{path.name}.half')
-    save_file({k: v.contiguous().cpu() for k, v in get_model(model).state_dict().items()}, str(half))
-    return half.replace(path)
+    weights = {k: v.contiguous().cpu() for k, v in get_model(model).state_dict().items()}
+    return write_whole(path, seal(save(weights, metadata=dict(seal=OPEN))))
 
 def load_weights(model, path):
     "Put what `save_weights` wrote into `model`. Raises `InputError` for no file, a broken one, or another network's."
     try:
-        get_model(model).load_state_dict(load_file(str(path)))
-    except (OSError, SafetensorError) as e:
-        raise InputError(f'{path} cannot be read as weights ({e}).') from e
+        get_model(model).load_state_dict(load(read_sealed(path)))
     except RuntimeError as e:
         raise InputError(f'{path} holds the weights of another network: '
                          'make the learner with the settings it was trained with.') from e

@@ -13,7 +13,7 @@ from fastai.callback.core import Callback
 from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import InputError, optional
+from ..core import InputError, adding_to, optional, write_whole
 from ..settings import setting
 from .losses import LOSS_PARTS
 
@@ -117,13 +117,14 @@ class CSVLines(ScalarLogger):
         for kind, last in dict(epoch=self.epochs, step=self.steps).items():
             path = self.folder/self.files[kind]
             if path.is_file():
-                head, *lines = path.read_text().splitlines(keepends=True)
+                head, *lines = path.open(newline='').read().splitlines(keepends=True) or ['']
                 whole = [line for line in lines if line.endswith('\n')]
-                path.write_text(head+''.join(line for line in whole if int(line.split(',')[0])<=last))
+                kept = head+''.join(line for line in whole if int(line.split(',')[0])<=last)
+                write_whole(path, kept.encode())
     def write(self, kind, at, values): # values: name -> number or None, which leaves the field empty
         path = self.folder/self.files[kind]
         new = not path.exists()
-        with path.open('a', newline='') as f:
+        with adding_to(path), path.open('a', newline='') as f:
             if new:
                 csv.writer(f).writerow([kind, *values])
             csv.writer(f).writerow([at, *values.values()])

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SET_BY', 'TRIES', 'INSTEAD', 'ONE_TARGET', 'TrainerConfig', 'some_descriptions', 'unfit', 'with_k', 'fewer',
            'settled', 'find_device', 'stage2_loss', 'optimizer_of', 'one_cycle', 'batches_of', 'stage2_learner',
-           'fit_stage2', 'loggers_of', 'callbacks_of', 'rank_learner', 'schedule_of', 'train_masker']
+           'fit_stage2', 'loggers_of', 'callbacks_of', 'rank_learner', 'schedule_of', 'plain_settings', 'about_of',
+           'train_masker']
 
 # %% ../../nbs/training/10_stage2.ipynb #fffaffcc
 import numpy as np, time, torch
@@ -27,7 +28,7 @@ from .optimizers import OPTIMIZERS, make_opt_func
 from .callbacks import BCDCallback, EpochLines
 from .loggers import make_logger
 from .debugging import make_callbacks, make_debug
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, about_training, check_about, own_words
 from .learner import BCDLearner, bcd_learner
 from .monitor import Monitor
 from .processes import Schedule, fit_processes
@@ -181,11 +182,12 @@ def fit_stage2(cfg, learn)->float: # seconds
     "Train for the epochs of the settings, with progress bars or without."
     start, epochs = time.perf_counter(), cfg.trainer.epochs
     fit = learn.fit_one_cycle if one_cycle(cfg.trainer) else learn.fit
-    if draws_bars(cfg.bar):
-        fit(epochs, learn.lr)
-    else:
-        with learn.no_bar(), learn.no_logging():
-            fit(epochs, learn.lr, cbs=[EpochLines()] if cfg.bar else [])
+    with own_words():
+        if draws_bars(cfg.bar):
+            fit(epochs, learn.lr)
+        else:
+            with learn.no_bar(), learn.no_logging():
+                fit(epochs, learn.lr, cbs=[EpochLines()] if cfg.bar else [])
     return time.perf_counter()-start
 
 # %% ../../nbs/training/10_stage2.ipynb #81cbbc50
@@ -215,25 +217,40 @@ def rank_learner(settings:dict, folder): # plain settings, folder of the run wit
     cfg = OmegaConf.create(settings)
     return stage2_learner(cfg, load_data(cfg.data), load_stage1(Path(folder)/'stage1'), callbacks_of(cfg, folder))
 
-def schedule_of(cfg, lr:float)->Schedule: # settings, of the learner
-    "How several processes are to fit."
+def schedule_of(cfg, lr:float, folder=None, about:dict=None, # settings, of the learner; for checkpoints
+                resume:bool=False)->Schedule: # go on with the checkpoint in the folder
+    "How several processes are to fit: each with its share of the threads."
     t = cfg.trainer
-    return Schedule(t.epochs, lr, one_cycle(t), cfg.seed,
-                    cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar)
+    keeps = dict(folder=str(folder), about=about, resume=resume) if folder and cfg.debug.name=='none' else {}
+    return Schedule(t.epochs, lr, one_cycle(t), cfg.seed, cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar,
+                    **dict(threads=max(1, torch.get_num_threads()//t.processes), **keeps))
+
+def plain_settings(cfg)->dict: # settings, composed or not
+    "The settings as plain values."
+    return OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else dict(cfg)
+
+def about_of(cfg, ds, s1:Stage1=None)->dict: # settings, Dataset or Bags, stage 1 where there is one
+    "What a checkpoint of this training says; true masks belong to it where they are learned from."
+    seen = s1.report['key'] if s1 else ds.fingerprint()
+    return about_training(plain_settings(cfg), seen, ds.masks_fingerprint() if cfg.supervised else None)
 
 def train_masker(cfg, ds, s1:Stage1, folder, # settings, data, stage 1, folder of the run
                  state:dict=None, # of a checkpoint to go on from
                  cbs=() # more callbacks, for one process
                 )->tuple: # trained masker, seconds, training steps
-    "Stage 2 in one process, with checkpoints, or in several."
+    "Stage 2 in one process or in several, with checkpoints."
     alone, before = cfg.trainer.processes==1, state['seconds'] if state else 0.
-    watched = alone and cfg.debug.name=='none'
-    keep = [Monitor(folder, *s1.part(ds, 'valid')), Checkpoint(folder, before=before)] if watched else []
+    watched, about = alone and cfg.debug.name=='none', about_of(cfg, ds, s1)
+    if state:
+        check_about(state, about, Path(folder)/'checkpoint.safetensors')
+    saves = Checkpoint(folder, before=before, about=about)
+    keep = [Monitor(folder, *s1.part(ds, 'valid')), saves] if watched else []
     learn = stage2_learner(cfg, ds, s1, [*callbacks_of(cfg, folder), *(cbs if alone else ()), *keep])
     learn.resume_from = state
     if alone:
         return learn.model, before+fit_stage2(cfg, learn), len(learn.bcd.parts)
     start, work = time.perf_counter(), (OmegaConf.to_container(cfg), str(folder))
-    done = fit_processes(rank_learner, cfg.trainer.processes, schedule_of(cfg, learn.lr), work)
+    how = schedule_of(cfg, learn.lr, folder, about, state is not None)
+    done = fit_processes(rank_learner, cfg.trainer.processes, how, work)
     learn.model.load_state_dict(done.weights)
-    return learn.model, time.perf_counter()-start, len(done.values)*learn.dls.train.steps
+    return learn.model, before+time.perf_counter()-start, len(done.values)*learn.dls.train.steps

@@ -8,13 +8,14 @@ __all__ = ['ONLY_FOLDERS', 'ALONE', 'EXPECTED', 'check_whole', 'load_bags', 'min
 
 # %% ../../nbs/training/14_whole_pictures.ipynb #03834223
 import copy, numpy as np, time, torch, torch.nn.functional as F
+from pathlib import Path
 from ..core import InputError
 from ..data.folders import Reading
 from ..data.datasets import require
 from ..data.bags import Bags, read_bags
 from ..masker.maskers import ModelConfig, masker_of, set_precision
-from .checkpoints import Checkpoint
-from .stage2 import callbacks_of, find_device, fit_stage2, optimizer_of
+from .checkpoints import Checkpoint, check_about
+from .stage2 import about_of, callbacks_of, find_device, fit_stage2, optimizer_of
 from .windows import WindowBatches
 from .bag_loss import BagLoss, SupervisedBagLoss
 from .bag_learner import BagCallback, BagLearner, bag_learner
@@ -92,8 +93,11 @@ def train_on_pictures(cfg, bags:Bags, folder, # settings, folder of the run
                       say=print # where messages go
                      )->tuple: # trained masker, seconds, training steps
     "Train, with checkpoints; how long it will take is said before."
-    before = state['seconds'] if state else 0.
-    learn = whole_learner(cfg, bags, [*callbacks_of(cfg, folder), Checkpoint(folder, before=before)])
+    before, about = state['seconds'] if state else 0., about_of(cfg, bags)
+    if state:
+        check_about(state, about, Path(folder)/'checkpoint.safetensors')
+    saves = Checkpoint(folder, before=before, about=about)
+    learn = whole_learner(cfg, bags, [*callbacks_of(cfg, folder), saves])
     say(expected_line(learn, cfg.trainer.epochs-(state['epoch'] if state else 0)))
     learn.resume_from = state
     return learn.model, before+fit_stage2(cfg, learn), len(learn.bag.parts)
