@@ -14,7 +14,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.torch_core import set_seed
 from pathlib import Path
 from safetensors.torch import load_file
-from ..core import InputError, optional
+from ..core import InputError, for_us_alone, optional
 from .callbacks import EpochLines
 from .debugging import save_weights
 
@@ -144,7 +144,11 @@ def fit_processes(make_learner, # a function of a module; called in each process
     optional('accelerate', 'processes')
     with tempfile.TemporaryDirectory() as folder:
         try:
-            mp.spawn(train_rank, (n, free_port(), folder, make_learner, args, kwargs or {}, how), nprocs=n)
+            words = n, free_port(), folder, make_learner, args, kwargs or {}, how
+            with for_us_alone():
+                started = mp.spawn(train_rank, words, nprocs=n, join=False)
+            while not started.join():
+                pass
         except mp.ProcessRaisedException as e:
             last = str(e).strip().splitlines()[-1]
             if 'InputError: ' in last:
