@@ -48,11 +48,11 @@ def load(name:str): # one of `COMMANDS` -> its function
         if waits:
             signal.signal(signal.SIGINT, old)
 
-def command(name:str)->int: # one of `COMMANDS` -> exit status
-    "Load a command and run it with the words of the command line."
+def command(name:str, *words)->int: # one of `COMMANDS`, perhaps a list of words -> exit status
+    "Load a command and run it with the words of the command line, or with these."
     run = load(name)
     try:
-        return run()
+        return run(*words)
     except KeyboardInterrupt: # outside its work, in the first and the last moments
         end_at_once()
 
