@@ -22,7 +22,7 @@ from pathlib import Path
 TURNS = {'\u200e','\u200f',*'\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'} # of the direction of writing
 
 def plain(text)->str: # or anything that has one
-    "A text in one line: what breaks lines, commands a terminal or cannot be written stands as `\\n`, `\\x1b`, `\\udce9`."
+    "A text in one line; what breaks lines, commands a terminal or is no letter stands as `\\n`, `\\x1b`, `\\udce9`."
     def shown(c):
         odd = c in TURNS or unicodedata.category(c) in ('Cc','Cs','Zl','Zp')
         return c.encode('unicode_escape').decode() if odd else c
@@ -68,8 +68,8 @@ PLACE_SAYS = dict(
     right='{path} cannot be written (there is no right to): choose another place for the results.',
     folder='{path} is a folder: give the name of a file that is to be written.',
     parent='{path} cannot be written: {parent} is not a folder. Make it, or choose another place for the results.',
-    whole='{path} cannot be written ({why}); what was there before is unchanged. Make room, or choose another place for '
-          'the results.')
+    whole='{path} cannot be written ({why}); what was there before is unchanged. Make room, or choose another place '
+          'for the results.')
 
 def make_folder(folder)->Path:
     "Make a folder for results. Raises `InputError` where that is not allowed."
@@ -91,6 +91,7 @@ def check_place(path)->None: # of a file that is to be written
     if not os.access(path.parent, os.W_OK):
         raise InputError(PLACE_SAYS['right'].format(path=path))
 
+# %% ../nbs/core.ipynb #9b949dec
 def write_whole(path, data:bytes)->Path:
     "Write a file so that it is complete or not changed. Raises `InputError` when there is no room or no right."
     path = Path(path)
@@ -266,6 +267,7 @@ def prepare():
         finally:
             root.removeHandler(quiet)
 
+# %% ../nbs/core.ipynb #c27257b7
 def attempt(work, # () -> exit status
             stopped='', # what else is said where a signal stops it; or () -> what
             wrong='' # what else is said where the input is wrong; or () -> what

@@ -106,8 +106,8 @@ def test_training(tmp_path):
     data = tmp_path/"Grün [old], (2024) #1 {a}=$HOME ${x} 'b'"
     for what in ('objects', 'backgrounds'):
         fill(data/what, 12, (32, 32))
-    words = ['data=folder', f'data.path={data}', 'out=a b, c', 'model.width=4', 'trainer.epochs=300', 'trainer.steps=4', 'trainer.bs=2',
-             'bar=false']
+    words = ['data=folder', f'data.path={data}', 'out=a b, c', 'model.width=4', 'trainer.epochs=300', 'trainer.steps=4',
+             'trainer.bs=2', 'bar=false']
     p = begin(COMMAND.format(name='bcd_train'), *words, cwd=tmp_path)
     wait_for(p, 'begun')
     folder = tmp_path/'a b, c/folder'
@@ -136,7 +136,8 @@ def test_prediction(tmp_path):
     p.send_signal(signal.SIGTERM)
     said = 'stopped by SIGTERM. What is finished is kept, and the same command goes on from there.\n'
     assert ended(p) == (143, said)
-    done = [json.loads(line)['file'] for line in (tmp_path/'masks/manifest.jsonl').read_text().split('\n')[1:] if line]
+    lines = (tmp_path/'masks/manifest.jsonl').read_text().split('\n')[1:]
+    done = [json.loads(line)['file'] for line in lines if line]
     assert 0 < len(done) < 12
     p = begin(COMMAND.format(name='bcd_predict'), *words)
     wait_for(p, f'{len(done)} files were finished before')

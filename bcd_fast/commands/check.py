@@ -495,6 +495,7 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
 # %% ../../nbs/commands/00_check.ipynb #7215f747
 DESCRIPTION = 'Look at images before training: prints what was found and writes it as a page with pictures.'
 HELP = dict(
+    size='side of the squares of recipe=fast (default: 64)',
     channels='1 gray, 3 colour, or a number of bands (default: what the files hold)',
     normalise='how numbers become grays (default: auto)',
     fit='windows at one common scale, or each central square (default: scale)')
@@ -515,7 +516,7 @@ def check_parser()->Words:
     p = Words('bcd_check', description=DESCRIPTION)
     p.add_argument('path', help='folder with objects/ and backgrounds/, or a CSV table with the columns path and label')
     p.add_argument('--out', default='bcd_check.html', help='the page (default: bcd_check.html)')
-    p.add_argument('--size', type=number(int, least=16), default=64, metavar='PIXELS', help='side of the squares of recipe=fast (default: 64)')
+    p.add_argument('--size', type=number(int, least=16), default=64, metavar='PIXELS', help=HELP['size'])
     p.add_argument('--channels', type=number(int, least=1, most=MOST_BANDS), metavar='NUMBER', help=HELP['channels'])
     p.add_argument('--normalise', choices=('auto', *NORMALISATIONS), help=HELP['normalise'])
     p.add_argument('--key', help='HDF5: name of the data set')
@@ -523,6 +524,7 @@ def check_parser()->Words:
     p.add_argument('--nodata', type=number(float), metavar='VALUE', help='value of pixels without data')
     return p
 
+# %% ../../nbs/commands/00_check.ipynb #569c42a8
 def bcd_check(words=None # of the command line
              )->int: # exit status: 0 fine, 1 warnings or problems, 2 nothing could be read
     "Look at images before training."

@@ -221,7 +221,8 @@ def worst_figure(run:Evaluation, n:int): # pictures of each pile at most -> matp
 def write_evaluation(run:Evaluation, found:dict, out, worst:int)->None: # contents of eval.json, folder, pictures
     "`eval.json`, `per_picture.csv` and `worst.png`. Raises `InputError` where they cannot be written."
     out = make_folder(out)
-    write_whole(out/'per_picture.csv', run.scores.table().to_csv(index=False, float_format='%.5f').encode(errors='backslashreplace'))
+    table = run.scores.table().to_csv(index=False, float_format='%.5f')
+    write_whole(out/'per_picture.csv', table.encode(errors='backslashreplace'))
     if worst:
         save_figure(worst_figure(run, worst), out/'worst.png')
     write_json(out/'eval.json', found)

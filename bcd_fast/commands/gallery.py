@@ -211,7 +211,8 @@ def write_gallery(drawn, # of `Drawn`
             write_whole(out/f'{d.name}.{kind}', figure_bytes(d.figure, kind))
         plt.close(d.figure)
     rows = [dict(png=f'{d.name}.png', pdf=f'{d.name}.pdf', alt=d.alt, command=d.command) for d in drawn]
-    write_whole(out/'figures.json', (json.dumps(rows, indent=1, ensure_ascii=False)+'\n').encode(errors='backslashreplace'))
+    about = json.dumps(rows, indent=1, ensure_ascii=False)
+    write_whole(out/'figures.json', f'{about}\n'.encode(errors='backslashreplace'))
     write_whole(out/'figures.html', gallery_page(rows).encode())
     return rows
 

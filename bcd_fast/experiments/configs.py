@@ -97,8 +97,8 @@ def fill_settings(cfg, ds, cores:int=None, gpu:bool=None)->tuple: # settings wit
 # %% ../../nbs/experiments/00_configs.ipynb #05ff7b29
 COLOUR_SAYS = dict(
     asked='note: colours are turned to gray by data.channels=1, such as those of {path}.',
-    equal='note: {path} has three channels that are equal, or nearly so: where all pictures have, they are read as gray; '
-          'data.channels=3 keeps the three.')
+    equal='note: {path} has three channels that are equal, or nearly so: where all pictures have, they are read as '
+          'gray; data.channels=3 keeps the three.')
 
 def some_of(paths, n:int)->list: # of files -> of paths
     "Files from the first to the last."
