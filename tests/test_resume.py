@@ -81,8 +81,8 @@ def stop_in_stage2(words, folder):
 
 def test_ctrl_c(whole, tmp_path, call):
     status, _, err = stop_in_stage2(whole.words, tmp_path)
-    assert status == 2
-    assert 'bcd_train --resume' in err and 'Traceback' not in err
+    assert status == 130
+    assert 'stopped by the keyboard. Go on with: bcd_train --resume' in err and 'Traceback' not in err
     status, out, err = finished(start(['--resume', 'run'], tmp_path))
     assert status == 0, err
     assert 'of them done before' in out

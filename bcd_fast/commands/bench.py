@@ -11,7 +11,9 @@ __all__ = ['AROUND', 'STEP', 'IMPORTS', 'CLUSTERINGS', 'GROWN', 'SYNTHETIC', 'CU
            'bench_curves', 'bar_figure', 'curve_figure', 'bars_of', 'run_benchmark', 'bench_parser', 'bcd_bench']
 
 # %% ../../nbs/commands/02_bench.ipynb #10cb52d4
-import argparse, json, numpy as np, os, subprocess, sys, time, torch
+# first, since torch reads it when it is loaded
+from .. import environment # noqa: F401
+import json, numpy as np, os, subprocess, sys, time, torch
 import pandas as pd
 from fastai.callback.core import Callback
 from functools import partial
@@ -19,6 +21,7 @@ from matplotlib.figure import Figure
 from pathlib import Path
 from torch.utils.flop_counter import FlopCounterMode
 from ..core import attempt, check_choice, make_folder, optional, peak_rss_mb, platform_text, write_json
+from ..settings import Words
 from ..data.images import PARTS
 from ..data.datasets import load_dataset, load_data
 from ..backgrounds.stage1 import Stage1
@@ -322,9 +325,9 @@ def run_benchmark(name:str, # one of `BENCHMARKS`
 # %% ../../nbs/commands/02_bench.ipynb #2af793c5
 ABOUT = 'Measure the parts of bcd_fast on this machine; writes NAME.json and NAME.png.'
 
-def bench_parser()->argparse.ArgumentParser:
+def bench_parser()->Words:
     "The words of `bcd_bench`."
-    p = argparse.ArgumentParser('bcd_bench', description=ABOUT)
+    p = Words('bcd_bench', description=ABOUT)
     p.add_argument('names', nargs='*', metavar='NAME', help=f'{", ".join(BENCHMARKS)} (default: all)')
     p.add_argument('--quick', action='store_true', help='small sizes: everything runs, the numbers mean little')
     p.add_argument('--out', default='benchmarks', help='folder for the results (default: benchmarks)')

@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAITS', 'ABOUT_MARGINS', 'ABOUT_PLACES',
-           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'told', 'digest', 'equal_pictures', 'check_equal',
-           'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes', 'kind_in_words', 'counted', 'by_kind',
-           'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors', 'margins', 'blockiness', 'roughness',
-           'traits', 'told_apart', 'check_margins', 'still_region', 'about_place', 'check_places', 'quick_stage1',
-           'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners', 'check_match', 'margin_figure',
-           'check_stage1', 'read_sets', 'check_files', 'check_windows', 'check_images', 'check_parser', 'bcd_check']
+           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'HELP', 'PATH_SAYS', 'told', 'digest',
+           'equal_pictures', 'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes',
+           'kind_in_words', 'counted', 'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors',
+           'margins', 'blockiness', 'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place',
+           'check_places', 'quick_stage1', 'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners',
+           'check_match', 'margin_figure', 'check_stage1', 'read_sets', 'check_files', 'check_colours', 'check_windows',
+           'check_images', 'check_path', 'check_parser', 'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
-import argparse, hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+# first, since torch reads it when it is loaded
+from .. import environment # noqa: F401
+import hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +23,13 @@ from scipy.ndimage import find_objects, label
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from ..core import InputError, attempt, write_whole
+from ..core import InputError, attempt, check_place, plain, write_whole
+from ..settings import Words, number
 from ..data.images import to_unit
-from ..data.formats import all_gray
+from ..data.formats import MOST_BANDS, all_gray
 from ..data.normalisation import BITS, NORMALISATIONS, as_read, some_pixels
-from ..data.folders import Reading, Windows, find_files, pictures_dataset, read_files, same_channels
+from ..data.folders import FITS, Reading, Windows, find_files, pictures_dataset, read_files, same_channels
+from ..data.datasets import DataConfig
 from ..backgrounds.encoders import Autoencoder, describe, train_encoder
 from ..backgrounds.clusters import make_clusters
 from ..backgrounds.selection import stability
@@ -34,6 +39,7 @@ from ..drawing.figures import cluster_grid, strips
 from ..drawing.pages import Finding, by_level, html_page, listed, worst
 from ..training.batches import counts_by_cluster
 from ..scoring.piles import check_piles
+from ..experiments.configs import colour_note
 
 # %% ../../nbs/commands/00_check.ipynb #8e67127f
 ABOUT_FILES = {
@@ -454,6 +460,11 @@ def check_files(found, messages)->list: # of `read_sets` -> of Finding
     read = left_out if messages else ABOUT_FILES['readable']
     return [read, *check_equal(found), *check_numbers(found), *check_sizes(found), *check_sensors(found)]
 
+def check_colours(path, reading:Reading)->list: # folder or table; how files become pictures -> of Finding
+    "Whether colours are left out."
+    said = colour_note(DataConfig('folder', path=str(path), **vars(reading))).removeprefix('note: ')
+    return [Finding('note', 'colours', said)] if said else []
+
 def check_windows(ds, seed:int=0)->tuple: # Dataset -> list of Finding, caption -> figure
     "The checks of what a training would see."
     rows = [('with an object', ds.objects.images[:10], 'gray'), ('without', ds.backgrounds.images[:10], 'gray')]
@@ -470,7 +481,7 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
     "Look at images as training would. Raises `InputError` when nothing can be read."
     reading = Reading(channels, nodata, key)
     found, messages = read_sets(path, reading)
-    findings = check_files(found, messages)
+    findings = [*check_files(found, messages), *check_colours(path, reading)]
     table = pd.DataFrame({w: describe_set(f) for w, f in found.items()})
     try:
         found = same_channels(found, str(path), reading)
@@ -483,29 +494,48 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
 
 # %% ../../nbs/commands/00_check.ipynb #7215f747
 DESCRIPTION = 'Look at images before training: prints what was found and writes it as a page with pictures.'
+HELP = dict(
+    size='side of the squares of recipe=fast (default: 64)',
+    channels='1 gray, 3 colour, or a number of bands (default: what the files hold)',
+    normalise='how numbers become grays (default: auto)',
+    fit='windows at one common scale, or each central square (default: scale)')
+PATH_SAYS = dict(
+    there='{path} is not there: give a folder with objects/ and backgrounds/, or a CSV table.',
+    file='{path} is a file and no CSV table: give a folder with objects/ and backgrounds/, or a CSV table.')
 
-def check_parser()->argparse.ArgumentParser:
+def check_path(path)->None: # folder or table
+    "Raise `InputError` where there is no folder and no table."
+    path = Path(path)
+    if not path.exists():
+        raise InputError(PATH_SAYS['there'].format(path=path))
+    if not path.is_dir() and path.suffix.lower()!='.csv':
+        raise InputError(PATH_SAYS['file'].format(path=path))
+
+def check_parser()->Words:
     "The words of `bcd_check`."
-    p = argparse.ArgumentParser('bcd_check', description=DESCRIPTION)
+    p = Words('bcd_check', description=DESCRIPTION)
     p.add_argument('path', help='folder with objects/ and backgrounds/, or a CSV table with the columns path and label')
     p.add_argument('--out', default='bcd_check.html', help='the page (default: bcd_check.html)')
-    p.add_argument('--size', type=int, default=64, help='side of the squares of recipe=fast, pixels (default: 64)')
-    p.add_argument('--channels', type=int, help='1 gray, 3 colour, or a number of bands (default: what the files hold)')
-    p.add_argument('--normalise', help=', '.join(('auto', *NORMALISATIONS)))
+    p.add_argument('--size', type=number(int, least=16), default=64, metavar='PIXELS', help=HELP['size'])
+    p.add_argument('--channels', type=number(int, least=1, most=MOST_BANDS), metavar='NUMBER', help=HELP['channels'])
+    p.add_argument('--normalise', choices=('auto', *NORMALISATIONS), help=HELP['normalise'])
     p.add_argument('--key', help='HDF5: name of the data set')
-    p.add_argument('--fit', help='scale or each')
-    p.add_argument('--nodata', type=float, help='value of pixels without data')
+    p.add_argument('--fit', choices=FITS, help=HELP['fit'])
+    p.add_argument('--nodata', type=number(float), metavar='VALUE', help='value of pixels without data')
     return p
 
+# %% ../../nbs/commands/00_check.ipynb #569c42a8
 def bcd_check(words=None # of the command line
              )->int: # exit status: 0 fine, 1 warnings or problems, 2 nothing could be read
     "Look at images before training."
     a = check_parser().parse_args(words)
     def look():
+        check_path(a.path)
+        check_place(a.out)
         how = {k: v for k, v in vars(a).items() if k not in ('path','out') and v is not None}
         findings, table, pictures = check_images(a.path, **how)
         page = html_page(f'bcd_check: {Path(a.path).name}', {'What was read': table}, findings, pictures)
         write_whole(a.out, page.encode())
-        print(table.to_string(), *by_level(findings), a.out, sep='\n')
+        print(table.to_string(), *by_level(findings), plain(a.out), sep='\n')
         return int(worst(findings) in ('problem','warning'))
     return attempt(look)

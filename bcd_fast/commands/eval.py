@@ -12,11 +12,12 @@ __all__ = ['SAY', 'DRAWN', 'HEADINGS', 'UNDER', 'EVAL', 'HELP', 'MEANING', 'FEW'
 # %% ../../nbs/commands/04_eval.ipynb #0d4c51ee
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
-import argparse, numpy as np, sys
+import numpy as np, sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from .. import __version__
-from ..core import InputError, attempt, make_folder, write_json, write_whole
+from ..core import InputError, attempt, make_folder, plain, write_json, write_whole
+from ..settings import Words, number
 from ..data.folders import list_files, object_pixels
 from ..data.formats import all_gray, read_pictures
 from ..drawing.figures import save_figure
@@ -201,6 +202,7 @@ UNDER = dict(objects='{picture}\nIoU {iou:.2f}', backgrounds='{picture}\n{masked
 
 def shortened(name:str, most:int=24)->str: # letters
     "The end of a name that is too long to stand above a picture."
+    name = plain(name)
     return name if len(name)<=most else f'…{name[1-most:]}'
 
 def title_of(row:dict)->str: # of `PictureScores`
@@ -219,7 +221,8 @@ def worst_figure(run:Evaluation, n:int): # pictures of each pile at most -> matp
 def write_evaluation(run:Evaluation, found:dict, out, worst:int)->None: # contents of eval.json, folder, pictures
     "`eval.json`, `per_picture.csv` and `worst.png`. Raises `InputError` where they cannot be written."
     out = make_folder(out)
-    write_whole(out/'per_picture.csv', run.scores.table().to_csv(index=False, float_format='%.5f').encode())
+    table = run.scores.table().to_csv(index=False, float_format='%.5f')
+    write_whole(out/'per_picture.csv', table.encode(errors='backslashreplace'))
     if worst:
         save_figure(worst_figure(run, worst), out/'worst.png')
     write_json(out/'eval.json', found)
@@ -241,6 +244,8 @@ def evaluate_folder(model, # folder of a model, or of its run
     "Score a model on whole pictures. Raises `InputError` when nothing can be scored."
     data, threshold = Path(data), wanted_threshold(model, threshold)
     masker, about = load_model(model_folder(model))
+    if out:
+        make_folder(out) # before the work, not after it
     pairs, left = with_masks(data, prefix)
     backgrounds, notes = background_files(data, prefix)
     run = Evaluation(masker, about, PictureScores(threshold or about['threshold']), left_out=left)
@@ -263,15 +268,15 @@ HELP = dict(
     out='folder for eval.json, per_picture.csv and worst.png (default: bcd_eval)',
     worst='pictures of each sort in worst.png (default: 6; 0 for none)')
 
-def eval_parser()->argparse.ArgumentParser:
+def eval_parser()->Words:
     "The words of `bcd_eval`."
-    p = argparse.ArgumentParser('bcd_eval', description=EVAL)
+    p = Words('bcd_eval', description=EVAL)
     p.add_argument('model', metavar='MODEL', help=HELP['model'])
     p.add_argument('data', metavar='DIR', nargs='?', help=HELP['data'])
     p.add_argument('--prefix', help=HELP['prefix'])
-    p.add_argument('--threshold', type=float, help=HELP['threshold'])
+    p.add_argument('--threshold', type=number(float, above=0, below=1), help=HELP['threshold'])
     p.add_argument('--out', metavar='FOLDER', help=HELP['out'])
-    p.add_argument('--worst', type=int, metavar='N', help=HELP['worst'])
+    p.add_argument('--worst', type=number(int, least=0), metavar='N', help=HELP['worst'])
     return p
 
 # %% ../../nbs/commands/04_eval.ipynb #4497f079
@@ -296,8 +301,8 @@ def say_scores(found:dict)->None: # of `evaluate_folder`
 def say_left_out(found:dict)->int: # of `evaluate_folder` -> exit status
     "What is to be known, and what was not scored."
     for note in found['notes']:
-        print(f'note: {note}', file=sys.stderr)
-    left, more = found['left_out'][:FEW], len(found['left_out'])-FEW
+        print(f'note: {plain(note)}', file=sys.stderr)
+    left, more = [plain(m) for m in found['left_out'][:FEW]], len(found['left_out'])-FEW
     if left:
         rest = [f'and {more} more, in eval.json'] if more>0 else []
         print('left out:', *left, *rest, sep='\n  ', file=sys.stderr)
@@ -318,7 +323,7 @@ def bcd_eval(words=None)->int: # words of the command line -> exit status
     def evaluate():
         if a.data is None:
             return score_run(a)
-        out, worst = a.out or 'bcd_eval', 6 if a.worst is None else max(0, a.worst)
+        out, worst = a.out or 'bcd_eval', 6 if a.worst is None else a.worst
         found = evaluate_folder(a.model, a.data, a.prefix or '', a.threshold, out, worst, show_progress)
         say_scores(found)
         print(f'eval.json, per_picture.csv{", worst.png" if worst else ""}: {out}')

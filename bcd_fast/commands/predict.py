@@ -54,7 +54,7 @@ def show_progress(i:int, n:int): # files that are done, of how many
 # %% ../../nbs/commands/01_predict.ipynb #9d9ce1d2
 DONE = ('{written} pictures, results in {out}, {seconds:.2f} s, {pictures:.0f} pictures/s, {megapixels:.1f} '
         'megapixels/s')
-STOPPED = 'stopped by the keyboard; what is finished is kept, and the same command goes on from there'
+STOPPED = 'What is finished is kept, and the same command goes on from there.'
 
 def say_done(done:dict, out)->int: # of `predict_folder`, folder of the results -> exit status
     "Say what was written, and what was left out."

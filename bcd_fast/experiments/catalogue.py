@@ -4,19 +4,23 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'SMALL', 'PAPER', 'SIZES', 'OF_PAPER', 'WHOLE_PICTURES', 'RECIPES', 'VIEWS', 'WITHOUT_MASKS',
-           'SIDE_SCAN', 'IN_16', 'RECIPE_OF', 'SMALL_OBJECTS', 'GROUPS', 'UNNAMED', 'START', 'WHOLE', 'OF_SQUARES',
-           'RECIPE_SAYS', 'experiment', 'budget', 'stage1_epochs', 'stage2_epochs', 'small_epochs', 'named', 'defaults',
-           'everywhere', 'register', 'no_setting', 'check_word', 'check_overrides', 'typed_keys', 'of_squares',
-           'with_experiment', 'recipe_line', 'check_meaning', 'compose_config']
+           'SIDE_SCAN', 'IN_16', 'RECIPE_OF', 'SMALL_OBJECTS', 'GROUPS', 'UNNAMED', 'START', 'WHOLE', 'TEXTS',
+           'FUNCTIONS', 'WORD_SAYS', 'OF_SQUARES', 'RECIPE_SAYS', 'experiment', 'budget', 'stage1_epochs',
+           'stage2_epochs', 'small_epochs', 'named', 'defaults', 'everywhere', 'register', 'in_quotes', 'has_quotes',
+           'word_in_quotes', 'no_setting', 'read_word', 'check_value', 'check_word', 'check_values', 'check_overrides',
+           'typed_keys', 'of_squares', 'with_experiment', 'recipe_line', 'check_meaning', 'first_line', 'composed',
+           'compose_config']
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #ea920252
+import os, re
 from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..core import InputError, nearest
-from ..settings import choices_of, known_keys
+from ..settings import choices_of, is_text, known_keys, possible_text, walk
 from ..data.datasets import check_data
 from ..backgrounds.stage1 import check_encoder
 from ..divergences.representations import check_divergence
@@ -201,31 +205,102 @@ def register():
             put(name, values, group=group, package='_global_')
 register()
 
-# %% ../../nbs/experiments/01_catalogue.ipynb #e43f7f96
+# %% ../../nbs/experiments/01_catalogue.ipynb #3dd3a7e6
+TEXTS = {key for key, f, _ in walk(Config) if is_text(f)}
+FUNCTIONS = re.compile(r'(choice|range|interval|glob|shuffle|sort|tag)\(') # of Hydra, that stand for several values
+
+def in_quotes(text:str)->str:
+    "A text in which Hydra finds nothing to read."
+    text = re.sub(r'(\\*)\$\{', lambda m: 2*m[1]+r'\${', text)
+    return "'"+re.sub(r"(\\*)('|\Z)", lambda m: 2*m[1]+m[2].replace("'", r"\'"), text)+"'"
+
+def has_quotes(word:str, several:bool)->bool: # of the command line
+    "Whether the value stands in quotes that Hydra understands."
+    value = word.split('=', 1)[1]
+    if len(value)<2 or value[0] not in '\'"' or value[-1]!=value[0]:
+        return False
+    try:
+        o = OverridesParser.create().parse_override(word)
+        return several or not o.is_sweep_override()
+    except HydraException:
+        return False
+
+def word_in_quotes(word:str, several:bool=False)->str: # of the command line; whether several values are possible
+    "The same word, with a text in quotes."
+    key, _, value = word.partition('=')
+    if key.lstrip('+') not in TEXTS or value in ('','null'):
+        return word
+    there = os.path.lexists(value)
+    if not there and (has_quotes(word, several) or several and FUNCTIONS.match(value)):
+        return word
+    return f'{key}={",".join(map(in_quotes, value.split(",") if several and not there else [value]))}'
+
+# %% ../../nbs/experiments/01_catalogue.ipynb #44e4c5d0
+WORD_SAYS = dict(
+    all=' bcd_train --help names them all.',
+    form='{word} is not of the form key=value.',
+    value='{word} cannot be read: what stands after = is no number, word or list.',
+    type='{word} is not possible: expected {possible}.',
+    delete='{word} takes a setting away, which is not possible: leave {key} out.',
+    empty='{word} has no value: give one, or leave it out.',
+    several='{word} has several values: add --multirun for a run with each.')
+
 def no_setting(key:str, keys)->InputError: # what was typed, what exists
     "The error that names settings of that last word, or the nearest one."
     last = [k for k in keys if k.split('.')[-1]==key.split('.')[-1]]
     hint = f' Did you mean {" or ".join(last)}?' if last else nearest(key, keys)
-    return InputError(f'{key} is no setting.{hint}')
+    return InputError(f'{key} is no setting.{hint if hint.endswith("?") else WORD_SAYS["all"]}')
 
-def check_word(word:str): # of the command line
-    "Raise `InputError` unless `word` is `key=value` with a known key and, for a group, a known choice."
+def read_word(word:str): # of the command line -> Hydra's `Override`
+    "What Hydra reads in a word. Raises `InputError` where that is nothing."
     try:
-        o = OverridesParser.create().parse_override(word)
+        return OverridesParser.create().parse_override(word)
     except HydraException as e:
-        raise InputError(f'{word} is not of the form key=value.') from e
+        raise InputError(WORD_SAYS['value' if '=' in word else 'form'].format(word=word)) from e
+
+def check_value(key:str, o): # a setting that is no group, Hydra's `Override`
+    "Raise `InputError` for a value of another type, or one that refers to nothing."
+    field, cfg = next(f for k, f, _ in walk(Config) if k==key), OmegaConf.structured(Config)
+    try:
+        OmegaConf.update(cfg, key, o.value())
+        OmegaConf.select(cfg, key)
+    except OmegaConfBaseException as e:
+        raise InputError(WORD_SAYS['type'].format(word=o.input_line, possible=possible_text(field))) from e
+
+# %% ../../nbs/experiments/01_catalogue.ipynb #b58cc6e2
+def check_word(word:str, several:bool=False): # of the command line; whether several values are possible
+    "Raise `InputError` unless `word` is `key=value` with a known key and a choice or a value that it can have."
+    if word.startswith('='):
+        raise InputError(WORD_SAYS['form'].format(word=word))
+    o = read_word(word_in_quotes(word, several))
     key, keys, choices = o.key_or_group, [*known_keys(Config), *WHOLE], GROUPS|WHOLE
     if key.startswith('hydra'):
         return
-    if key not in keys:
-        raise no_setting(key, keys)
-    if key in choices and not o.is_sweep_override() and o.value() not in choices[key]:
+    if key not in keys or o.package is not None:
+        raise no_setting(word.split('=')[0].lstrip('+~'), keys)
+    if o.is_delete():
+        raise InputError(WORD_SAYS['delete'].format(word=word, key=key))
+    if o.is_sweep_override():
+        return check_values(word, o, several)
+    if word.endswith('='):
+        raise InputError(WORD_SAYS['empty'].format(word=word))
+    if key not in choices:
+        check_value(key, o)
+    elif str(o.value()) not in choices[key]:
         raise InputError(f'{key}={o.value()} does not exist.{nearest(o.value(), choices[key])}')
 
-def check_overrides(words): # of the command line
+def check_values(word:str, o, several:bool): # of the command line, Hydra's `Override`; as for `check_word`
+    "The same for each of several values."
+    if not several:
+        raise InputError(WORD_SAYS['several'].format(word=word))
+    if o.is_choice_sweep() or o.is_range_sweep():
+        for value in o.sweep_string_iterator():
+            check_word(f'{o.key_or_group}={value}')
+
+def check_overrides(words, several:bool=False): # of the command line; whether several values are possible
     "Raise `InputError` at the first word that is wrong."
     for word in words:
-        check_word(word)
+        check_word(word, several)
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #d6048f4d
 OF_SQUARES = {'encoder','cluster','divergence', # groups, with all that is in them
@@ -272,13 +347,23 @@ def check_meaning(cfg, words): # composed settings, as typed
         check_divergence(cfg.divergence)
     return cfg
 
+def first_line(e)->str: # of Hydra or OmegaConf
+    "What an error says first, as a sentence."
+    return str(e).strip().split('\n')[0].rstrip('.')+'.'
+
+def composed(words, **more): # of the command line; of `hydra.compose`
+    "What Hydra makes of the words, unchecked. Raises `InputError` with its own sentence."
+    try:
+        with initialize(version_base='1.3', config_path=None):
+            return compose('bcd', [word_in_quotes(w) for w in words], **more)
+    except (HydraException, OmegaConfBaseException) as e:
+        raise InputError(first_line(e)) from e
+
 def compose_config(words=()): # 'key=value' words of the command line
     "The settings of a run, checked. Raises `InputError`."
     check_overrides(words)
     words = with_experiment(words)
     try:
-        with initialize(version_base='1.3', config_path=None):
-            cfg = compose('bcd', list(words))
-    except (HydraException, OmegaConfBaseException) as e:
-        raise InputError(' '.join(str(e).split())) from e
-    return check_meaning(check_config(cfg), words)
+        return check_meaning(check_config(composed(words)), words)
+    except OmegaConfBaseException as e: # a value that refers to another one
+        raise InputError(first_line(e)) from e

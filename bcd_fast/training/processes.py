@@ -16,7 +16,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.torch_core import set_seed
 from pathlib import Path
 from safetensors.torch import load
-from ..core import InputError, optional, read_sealed, sentence
+from ..core import InputError, for_us_alone, optional, read_sealed, sentence
 from .callbacks import EpochLines
 from .debugging import save_weights
 from .checkpoints import Checkpoint, kept_state, own_words, training_state, write_state
@@ -209,17 +209,13 @@ def check_processes(make_learner, n:int, cpu:bool):
         if is_so:
             raise InputError(SAY[key].format(name=make_learner.__name__, n=n, gpus=torch.cuda.device_count()))
 
+
 # %% ../../nbs/training/09_processes.ipynb #71b506d4
 def start_ranks(work:tuple, n:int): # of `train_rank`, without the number -> torch's `ProcessContext`
     "Start the processes; they are born deaf to Ctrl-C, which is for this one."
-    main = threading.current_thread() is threading.main_thread()
-    was = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
-    try:
-        logging.getLogger('torch.multiprocessing.spawn').setLevel(logging.ERROR) # it tells of each that it ends
+    logging.getLogger('torch.multiprocessing.spawn').setLevel(logging.ERROR) # it tells of each that it ends
+    with for_us_alone():
         return mp.spawn(train_rank, work, nprocs=n, join=False)
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, was)
 
 def wait_for(ranks, asked, folder:Path)->None: # of `start_ranks`; event, to stop; folder for what they say
     "Wait for all. Raises `InputError`; Ctrl-C stops them after the present step, at once when it comes again."
