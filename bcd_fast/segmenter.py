@@ -151,9 +151,11 @@ class Segmenter:
 # %% ../nbs/segmenter.ipynb #87a42591
 @patch
 def predict(self:Segmenter, images, # folder, file, list of files, or array
-            probabilities:bool=False)->list: # of (H,W) bool masks, or of floats in [0,1]
+            probabilities:bool=False,
+            key:str=None # HDF5: name of the data set
+           )->list: # of (H,W) bool masks, or of floats in [0,1]
     "A mask of each image, in its own size. Raises `InputError`."
-    reading = Reading(self.about['masker']['channels'], self.about['nodata'])
+    reading = Reading(self.about['masker']['channels'], self.about['nodata'], key)
     found, bad = to_pictures(images, 'images', reading)
     if bad:
         raise InputError(NO_IMAGES['some'].format(n=len(bad), why=' '.join(bad[:3])))

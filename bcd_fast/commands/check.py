@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAITS', 'ABOUT_MARGINS', 'ABOUT_PLACES',
-           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'told', 'digest', 'equal_pictures', 'check_equal',
-           'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes', 'kind_in_words', 'counted', 'by_kind',
-           'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors', 'margins', 'blockiness', 'roughness',
-           'traits', 'told_apart', 'check_margins', 'still_region', 'about_place', 'check_places', 'quick_stage1',
-           'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners', 'check_match', 'margin_figure',
-           'check_stage1', 'read_sets', 'check_files', 'check_windows', 'check_images', 'check_parser', 'bcd_check']
+           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'PAGE_SAYS', 'told', 'digest', 'equal_pictures',
+           'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes', 'kind_in_words', 'counted',
+           'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors', 'margins', 'blockiness',
+           'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place', 'check_places',
+           'quick_stage1', 'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners', 'check_match',
+           'margin_figure', 'check_stage1', 'read_sets', 'check_files', 'check_windows', 'check_images', 'check_parser',
+           'check_page_target', 'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
 import argparse, hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -20,7 +21,7 @@ from scipy.ndimage import find_objects, label
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from ..core import InputError, attempt, write_whole
+from ..core import InputError, attempt, check_apart, shown, write_whole
 from ..data.images import to_unit
 from ..data.formats import all_gray
 from ..data.normalisation import BITS, NORMALISATIONS, as_read, some_pixels
@@ -497,15 +498,28 @@ def check_parser()->argparse.ArgumentParser:
     p.add_argument('--nodata', type=float, help='value of pixels without data')
     return p
 
+PAGE_SAYS = '{path} is there and no page of bcd_check: choose another name with --out.'
+
+def check_page_target(path, data)->None: # of the page; folder or table
+    "Raise `InputError` where the page would replace something else. What cannot be read is told later."
+    path, data = Path(path), Path(data)
+    inputs = [data, *(p for pile in ('objects','backgrounds','masks') for p in (data/pile).glob('*'))]
+    if data.is_file():
+        inputs += [p for files in find_files(data)[0].values() for p in files if isinstance(p, Path)]
+    check_apart([path], inputs)
+    if path.exists() and not (path.is_file() and path.read_bytes()[:15].lower() in (b'', b'<!doctype html>')):
+        raise InputError(PAGE_SAYS.format(path=path))
+
 def bcd_check(words=None # of the command line
              )->int: # exit status: 0 fine, 1 warnings or problems, 2 nothing could be read
     "Look at images before training."
     a = check_parser().parse_args(words)
     def look():
+        check_page_target(a.out, a.path)
         how = {k: v for k, v in vars(a).items() if k not in ('path','out') and v is not None}
         findings, table, pictures = check_images(a.path, **how)
         page = html_page(f'bcd_check: {Path(a.path).name}', {'What was read': table}, findings, pictures)
         write_whole(a.out, page.encode())
-        print(table.to_string(), *by_level(findings), a.out, sep='\n')
+        print(table.to_string(), *by_level(findings), shown(a.out), sep='\n')
         return int(worst(findings) in ('problem','warning'))
     return attempt(look)

@@ -10,6 +10,7 @@ __all__ = ['LEVELS', 'COLOURS', 'STYLE', 'HTML_OF', 'Finding', 'worst', 'by_leve
 import base64, html, io, matplotlib.pyplot as plt
 from dataclasses import dataclass
 from pathlib import Path
+from ..core import shown
 
 # %% ../../nbs/drawing/01_pages.ipynb #9ac58bdc
 LEVELS = 'problem','warning','note','fine'
@@ -21,7 +22,7 @@ class Finding:
     name: str # of the check
     text: str # what was seen, and what to do
     def __str__(self):
-        return f'{self.level:8} {self.name}: {self.text}'
+        return f'{self.level:8} {self.name}: {shown(self.text)}'
 
 def worst(findings)->str: # of `Finding` -> one of `LEVELS`
     "The gravest level there is."
@@ -80,7 +81,8 @@ def html_page(title:str, # of the page
     parts = [filled('findings', rows=rows)]
     parts += [filled('table', heading=html.escape(h), table=t.to_html(border=0)) for h, t in tables.items()]
     parts += [filled('picture', caption=html.escape(c), uri=data_uri(p)) for c, p in pictures.items()]
-    return filled('page', title=html.escape(title), style=STYLE, parts=''.join(parts))
+    page = filled('page', title=html.escape(title), style=STYLE, parts=''.join(parts))
+    return '\n'.join(map(shown, page.split('\n'))) # names of files may hold anything
 
 
 

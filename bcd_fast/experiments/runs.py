@@ -14,12 +14,12 @@ __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHAN
            'settings_in', 'resume_run', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
-import hashlib, json, numpy as np, pandas as pd, shutil, sys, torch
+import hashlib, json, numpy as np, pandas as pd, shutil, torch
 from dataclasses import replace
 from omegaconf import OmegaConf
 from pathlib import Path
 from .. import __version__
-from ..core import InputError, make_folder, peak_rss_mb, platform_text, write_json, write_whole
+from ..core import InputError, make_folder, peak_rss_mb, platform_text, tell, write_json, write_whole
 from ..data.images import only_data
 from ..data.normalisation import Normalisation
 from ..data.datasets import load_data
@@ -517,7 +517,6 @@ def report(metrics, left_out, folder)->int: # of metrics.json, messages about fi
     print('  '.join(f'{k} {metrics[k]:.3f}' for k in SAID if metrics[k] is not None))
     pictures = [Path(folder)/f'{n}.png' for n in PICTURES]
     print('\n'.join(str(p) for p in pictures if p.is_file()))
-    if left_out:
-        print('unreadable, left out:', *left_out, sep='\n  ', file=sys.stderr)
+    tell('unreadable, left out:', left_out)
     print(f'metrics.json: {Path(folder)/"metrics.json"}')
     return 2 if left_out else 0
