@@ -4,6 +4,9 @@ from pathlib import Path
 import numpy as np, pytest, tifffile, torch
 from PIL import Image
 from bcd_fast.core import InputError, only_one
+from bcd_fast.commands.check import bcd_check
+from bcd_fast.commands.eval import bcd_eval
+from bcd_fast.commands.gallery import bcd_figures
 from bcd_fast.commands.predict import bcd_predict
 from bcd_fast.masker.maskers import make_masker
 from bcd_fast.prediction import predict as prediction
@@ -339,3 +342,32 @@ def test_odd_names_are_made_and_shown(said, tmp_path):
     images = json.loads((out/'annotations.json').read_bytes().decode())['images']
     assert {i['file_name'] for i in images} == {*record(out)} and 'caf%E9.png' in record(out)
     assert json.dumps(images, ensure_ascii=False).encode()
+
+
+def test_other_commands_write_over_no_input(model, tmp_path, capsys):
+    "A page of a check, the files of an evaluation."
+    for pile in ('objects', 'backgrounds', 'masks'):
+        write(tmp_path/pile, worst__png=pattern(0), link__png=pattern(1))
+    (tmp_path/'scored').mkdir()
+    os.link(tmp_path/'masks/link.png', tmp_path/'scored/worst.png')
+    (tmp_path/'table.csv').write_text('path,label\nobjects/worst.png,object\nbackgrounds/worst.png,background\n')
+    (tmp_path/'notes.html').write_text('mine')
+    top, before = tmp_path, {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    pages = 'table.csv', 'notes.html', 'objects/worst.png'
+    wanted = [*((bcd_check, top/'table.csv', '--out', top/page) for page in pages),
+              *((bcd_check, top, '--out', top/page) for page in ('backgrounds/link.png', 'scored')),
+              *((bcd_eval, model, top, '--out', top/out) for out in ('objects', 'masks', 'backgrounds', 'scored'))]
+    for command, *words in wanted:
+        assert command([*map(str, words)]) == 2, words
+        said = capsys.readouterr()
+        assert said.err.count('\n') == 1 and ('which is read' in said.err or 'no page' in said.err), said.err
+    assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
+
+
+def test_a_gallery_writes_over_no_study(tmp_path, capsys, monkeypatch):
+    (tmp_path/'figures.json').write_text('{"cases": []}')
+    monkeypatch.setattr('bcd_fast.commands.gallery.draw_all', lambda *folders: [])
+    assert bcd_figures(['--studies', str(tmp_path), '--out', str(tmp_path)]) == 2
+    assert 'which is read' in capsys.readouterr().err
+    (tmp_path/'figures.json').write_text('[]') # of a gallery
+    assert bcd_figures(['--studies', str(tmp_path), '--out', str(tmp_path)]) == 0

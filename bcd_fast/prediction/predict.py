@@ -549,7 +549,7 @@ def predict_folder(model_dir, # folder with model.json and model.safetensors
                    nodata:float=None, # value of pixels without data, the model's own by default
                    key:str=None, # HDF5: name of the data set
                    say=lambda done, of: None # called after each file
-                  )->dict: # `written` pictures, `skipped` files, `unreadable`, `notes` (messages), `seconds`, `megapixels`
+                  )->dict: # `written`, `skipped`; `unreadable`, `notes`: messages; `seconds`, `megapixels`
     "Masks of all readable images, without those of an earlier run. Raises `InputError`: wrong path, no room, busy."
     (model, about), start = load_model(model_dir), time.perf_counter()
     paths, out = check_paths(images, out, write, model_dir)
