@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ESCAPED', 'TURNING', 'UNWRITTEN', 'BUSY', 'HALF', 'READ', 'InputError', 'nearest', 'check_choice', 'escaped', 'shown',
-           'fail', 'sentence', 'tell', 'show_warning', 'make_folder', 'Unwritten', 'half_of', 'whole_file',
+           'fail', 'sentence', 'tell', 'say_line', 'show_warning', 'make_folder', 'Unwritten', 'half_of', 'whole_file',
            'write_whole', 'write_json', 'only_one', 'lives', 'sweep', 'identities', 'check_apart', 'optional',
            'peak_rss_mb', 'cpu_name', 'platform_text', 'keep_buffers', 'prepare', 'attempt', 'draws_bars']
 
@@ -59,6 +59,10 @@ def tell(heading:str, texts)->None: # messages, each on a line of its own
     "Print a list of what went wrong, where there is any."
     if texts:
         print(heading, *map(shown, texts), sep='\n  ', file=sys.stderr)
+
+def say_line(text)->None: # a message
+    "Print a message for whoever watches, on one line."
+    print(shown(text), flush=True)
 
 def show_warning(message, category, filename, lineno, file=None, line=None): # as `warnings.showwarning`
     "Our own warnings as one line, without the path of the code."

@@ -11,7 +11,7 @@ import numpy as np, tempfile
 from dataclasses import replace
 from fastcore.basics import patch
 from pathlib import Path
-from .core import InputError, keep_buffers
+from .core import InputError, keep_buffers, say_line
 from .data.formats import finished, split_array
 from .data.folders import (
     Reading, Windows, list_files, object_pixels, pictures_dataset, read_files, same_channels)
@@ -136,7 +136,7 @@ class Segmenter:
         keep_buffers()
         words = ['experiment=folder', f'seed={seed}', *as_typed(settings)]
         cfg = compose_config(words)
-        say = print if cfg.bar else say_nothing
+        say = say_line if cfg.bar else say_nothing
         if recipe_line(words):
             say(recipe_line(words))
         out = Path(out or tempfile.mkdtemp(prefix='bcd_fast-'))

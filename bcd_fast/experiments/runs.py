@@ -19,7 +19,7 @@ from dataclasses import replace
 from omegaconf import OmegaConf
 from pathlib import Path
 from .. import __version__
-from ..core import InputError, make_folder, peak_rss_mb, platform_text, tell, write_json, write_whole
+from ..core import InputError, make_folder, peak_rss_mb, platform_text, say_line, tell, write_json, write_whole
 from ..data.images import only_data
 from ..data.normalisation import Normalisation
 from ..data.datasets import load_data
@@ -432,7 +432,7 @@ def begin_whole(cfg, name:str, folder, say, resume:bool, bags=None)->tuple: # as
 # %% ../../nbs/experiments/05_runs.ipynb #989018f4
 def run_experiment(cfg, name:str, # settings, name of the experiment
                    folder, # of this run, made if it is not there
-                   say=print, # where messages go
+                   say=say_line, # where messages go
                    resume:bool=False, # go on with what the folder holds of this run
                    ds=None # Dataset, where it is not read from files
                   )->tuple: # contents of metrics.json, messages about files that were left out
@@ -472,7 +472,7 @@ def settings_in(folder)->tuple: # of a run -> settings, name of the experiment
     name = text.splitlines()[0].removeprefix('# experiment=')
     return check_config(complete(OmegaConf.create(text))), name
 
-def resume_run(folder, say=print)->tuple: # contents of metrics.json, messages about files that were left out
+def resume_run(folder, say=say_line)->tuple: # contents of metrics.json, messages about files that were left out
     "Go on with a run that was interrupted. Raises `InputError` when it is none, or is finished."
     folder = Path(folder)
     if not (folder/'config.yaml').is_file():
