@@ -77,11 +77,14 @@ def make_folder(folder)->Path:
         raise InputError(f'{folder} cannot be made ({e.strerror}): choose another place with out=FOLDER.') from e
     return Path(folder)
 
-class Unwritten(InputError):
-    "A file could not be written: there is no room, or no right."
-
 UNWRITTEN = ('{path} cannot be written ({why}); what was there before is unchanged. '
              'Make room, or choose another place with out=FOLDER.')
+
+class Unwritten(InputError):
+    "A file could not be written: there is no room, or no right."
+    def __init__(self, path, why): # of the file, what the system says
+        super().__init__(UNWRITTEN.format(path=path, why=why))
+        self.path = path
 
 def half_of(path)->Path: # of a file
     "Where a process writes a file until it is whole; names too long for that lose their beginning."
@@ -96,7 +99,7 @@ def whole_file(path): # yields where to write it
         yield half
         half.replace(path)
     except OSError as e:
-        raise Unwritten(UNWRITTEN.format(path=path, why=e.strerror or e)) from e
+        raise Unwritten(path, e.strerror or e) from e
     finally:
         with suppress(OSError):
             half.unlink(missing_ok=True)

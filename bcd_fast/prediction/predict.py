@@ -111,7 +111,8 @@ def predict_pictures(model, about:dict, # as `load_model` gives them
 
 # %% ../../nbs/prediction/03_predict.ipynb #53d9f546
 SAY = {
-    'full': '{path} cannot be written ({why}); what is finished is kept, and the same command goes on from there.',
+    'full': '{path} cannot be read or written ({why}); what is finished is kept, '
+            'and the same command goes on from there.',
     'large': '{name} has {h}x{w} pixels: {left} are made of images up to {most:,} pixels; '
              'cut it, or write masks and probabilities.',
     'empty': '{path} has no pixels.',
@@ -232,7 +233,7 @@ def add(self:Manifest, p:Path, sha256:str, stem:str, pages:int, outputs)->None: 
         with open(self.path, 'a') as f:
             f.write(f'\n{json.dumps(self.lines[place])}\n') # a line of its own, whatever stands before
     except OSError as e:
-        raise Unwritten(SAY['full'].format(path=self.path, why=e.strerror or e)) from e
+        raise Unwritten(self.path, e.strerror or e) from e
 
 # %% ../../nbs/prediction/03_predict.ipynb #7d2b98cf
 @dataclass
@@ -386,11 +387,12 @@ def number_of(e)->int: # an error -> of the system's errors, or None
 def check_goes_on(e, path)->None: # an error, of which file
     "Raise `Ended` where an error would hit every other file, too."
     found = [*causes(e)]
-    stops = FULL | (CLOSED if any(isinstance(c, Unwritten) for c in found) else set())
+    targets = [c.path for c in found if isinstance(c, Unwritten)]
+    stops = FULL | (CLOSED if targets else set())
     for c in found:
         if number_of(c) in stops:
             why = c.strerror or os.strerror(number_of(c))
-            raise Ended(SAY['full'].format(path=c.filename or path, why=why)) from e
+            raise Ended(SAY['full'].format(path=[*targets, c.filename or path][0], why=why)) from e
 
 @patch
 def fails(self:Run, path:Path, e:Exception)->None:
@@ -399,7 +401,7 @@ def fails(self:Run, path:Path, e:Exception)->None:
     if isinstance(e, InputError):
         self.bad.append(str(e))
         return
-    why = f'{type(e).__name__}: {in_short(e)}'.replace(str(path), path.name)
+    why = f'{type(e).__name__}: {in_short(e)}'.replace(str(path), path.name).removesuffix(': ')
     self.odd[why.replace(path.name, '')] += 1
     self.bad.append(SAY['failed'].format(path=path, why=why))
     if max(self.odd.values())>=ALIKE and not self.waiting:
