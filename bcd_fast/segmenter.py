@@ -11,7 +11,7 @@ import numpy as np, tempfile
 from dataclasses import replace
 from fastcore.basics import patch
 from pathlib import Path
-from .core import InputError, keep_buffers
+from .core import InputError, keep_buffers, say_line
 from .data.formats import finished, split_array
 from .data.folders import (
     Reading, Windows, list_files, object_pixels, pictures_dataset, read_files, same_channels)
@@ -136,7 +136,7 @@ class Segmenter:
         keep_buffers()
         words = ['experiment=folder', f'seed={seed}', *as_typed(settings)]
         cfg = compose_config(words)
-        say = print if cfg.bar else say_nothing
+        say = say_line if cfg.bar else say_nothing
         if recipe_line(words):
             say(recipe_line(words))
         out = Path(out or tempfile.mkdtemp(prefix='bcd_fast-'))
@@ -151,9 +151,11 @@ class Segmenter:
 # %% ../nbs/segmenter.ipynb #87a42591
 @patch
 def predict(self:Segmenter, images, # folder, file, list of files, or array
-            probabilities:bool=False)->list: # of (H,W) bool masks, or of floats in [0,1]
+            probabilities:bool=False,
+            key:str=None # HDF5: name of the data set
+           )->list: # of (H,W) bool masks, or of floats in [0,1]
     "A mask of each image, in its own size. Raises `InputError`."
-    reading = Reading(self.about['masker']['channels'], self.about['nodata'])
+    reading = Reading(self.about['masker']['channels'], self.about['nodata'], key)
     found, bad = to_pictures(images, 'images', reading)
     if bad:
         raise InputError(NO_IMAGES['some'].format(n=len(bad), why=' '.join(bad[:3])))

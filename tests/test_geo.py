@@ -66,3 +66,71 @@ def test_outline(predict):
     east, north = map(np.array, transform('EPSG:4326', WHERE['crs'], *ring))
     assert abs(east.min()-(WEST+96*WIDE)) < WIDE and abs(east.max()-(WEST+160*WIDE)) < WIDE
     assert abs(north.max()-(NORTH-64*HIGH)) < HIGH and abs(north.min()-(NORTH-96*HIGH)) < HIGH
+
+
+def signed_area(ring):
+    x, y = np.array(ring).T
+    return ((x[:-1]-x[0])*(y[1:]-y[0])-(x[1:]-x[0])*(y[:-1]-y[0])).sum()/2
+
+
+def place(survey, name, driver='GTiff', crs='EPSG:32633', affine=WHERE['transform']):
+    "A picture with a bright frame, somewhere."
+    image = np.full((64, 96), 40, np.uint8)
+    image[16:48, 16:64], image[24:40, 24:40] = 220, 40
+    path = survey/'in'/name
+    with rasterio.open(path, 'w', driver, 96, 64, 1, crs, affine, 'uint8') as f:
+        f.write(image, 1)
+    return path
+
+
+ODD = dict(
+    local=dict(crs='LOCAL_CS["site",UNIT["metre",1]]'),
+    engineering=dict(crs='ENGCRS["g",EDATUM["d"],CS[Cartesian,2],AXIS["e",east],AXIS["n",north],LENGTHUNIT["m",1]]'),
+    accents=dict(crs='LOCAL_CS["Ærø, Łódź",UNIT["metre",1]]'),
+    far=dict(affine=from_origin(1e12, 1e12, 1e6, 1e6)),
+    space=dict(crs='+proj=ortho +lat_0=0 +lon_0=0', affine=from_origin(-7e6, 7e6, 1e5, 1e5)),
+    degrees=dict(crs='EPSG:4326'),
+    nowhere=dict(crs=None))
+
+
+@pytest.mark.parametrize('bands', (False, True))
+@pytest.mark.parametrize('name', ODD)
+def test_georeferences_that_cannot_be_used(survey, monkeypatch, name, bands):
+    "Outlines are in pixels, and it is said why; masks keep what the picture has; the other file is as ever."
+    path, what = place(survey, f'{name}.tif', **ODD[name]), ('masks',) if bands else ('masks', 'geojson')
+    for module in ('tiles', 'predict'):
+        monkeypatch.setattr(f'bcd_fast.prediction.{module}.SMALL', 16 if bands else 2**24)
+        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
+    done = predict_folder(survey/'model', survey/'in', survey/'out', .5, what)
+    assert (done['written'], done['unreadable']) == (2, [])
+    with rasterio.open(path) as was, rasterio.open(survey/f'out/{name}.tif') as f:
+        assert (f.crs, f.transform) == (was.crs, was.transform)
+    if bands:
+        return
+    note, = done['notes']
+    assert name in note and 'in pixels' in note and '\n' not in note and len(note) < 500
+    feature, = json.loads((survey/f'out/{name}.geojson').read_text())['features']
+    outer, hole = feature['geometry']['coordinates']
+    assert 'pixels' in feature['properties']['coordinates']
+    assert np.abs(np.ptp(outer, axis=0)-[48, 32]).max() <= 2 and np.abs(np.ptp(hole, axis=0)-16).max() <= 2
+    assert signed_area(outer) > 0 > signed_area(hole)
+    found = json.loads((survey/'out/site.geojson').read_text())['features'][0]
+    assert 'longitude' in found['properties']['coordinates']
+
+
+@pytest.mark.parametrize('driver, name', (('GTiff', 'a.tif'), ('JP2OpenJPEG', 'a.jp2')))
+@pytest.mark.parametrize('affine', (WHERE['transform'], WHERE['transform']*WHERE['transform'].scale(1, -1)))
+def test_rings_follow_the_standard(survey, monkeypatch, driver, name, affine):
+    "North-up or south-up: the outer ring against the clock in longitude and latitude, holes with it."
+    path = place(survey, name, driver, affine=affine)
+    for module in ('tiles', 'predict'):
+        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
+    done = predict_folder(survey/'model', path, survey/'out', .5, ('masks', 'geojson'))
+    assert (done['written'], done['unreadable'], done['notes']) == (1, [], [])
+    found = json.loads((survey/'out/a.geojson').read_text())
+    assert {*found} == {'type', 'features'}
+    outer, hole = found['features'][0]['geometry']['coordinates']
+    assert signed_area(outer) > 0 > signed_area(hole)
+    assert all(r[0] == r[-1] and len(r) >= 4 for r in (outer, hole)) and abs(outer[0][0]-15) < .01
+    with rasterio.open(path) as was, rasterio.open(survey/'out/a.tif') as f:
+        assert (f.crs.to_epsg(), f.transform) == (32633, was.transform)

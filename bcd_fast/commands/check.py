@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAITS', 'ABOUT_MARGINS', 'ABOUT_PLACES',
-           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'HELP', 'PATH_SAYS', 'told', 'digest',
+           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'HELP', 'PATH_SAYS', 'PAGE_SAYS', 'told', 'digest',
            'equal_pictures', 'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes',
            'kind_in_words', 'counted', 'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors',
            'margins', 'blockiness', 'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place',
            'check_places', 'quick_stage1', 'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners',
            'check_match', 'margin_figure', 'check_stage1', 'read_sets', 'check_files', 'check_colours', 'check_windows',
-           'check_images', 'check_path', 'check_parser', 'bcd_check']
+           'check_images', 'check_path', 'check_parser', 'check_page_target', 'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
 # first, since torch reads it when it is loaded
@@ -23,7 +23,7 @@ from scipy.ndimage import find_objects, label
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from ..core import InputError, attempt, check_place, plain, write_whole
+from ..core import InputError, attempt, check_apart, check_place, shown, write_whole
 from ..settings import Words, number
 from ..data.images import to_unit
 from ..data.formats import MOST_BANDS, all_gray
@@ -523,6 +523,17 @@ def check_parser()->Words:
     p.add_argument('--fit', choices=FITS, help=HELP['fit'])
     p.add_argument('--nodata', type=number(float), metavar='VALUE', help='value of pixels without data')
     return p
+PAGE_SAYS = '{path} is there and no page of bcd_check: choose another name with --out.'
+
+def check_page_target(path, data)->None: # of the page; folder or table
+    "Raise `InputError` where the page would replace something else. What cannot be read is told later."
+    path, data = Path(path), Path(data)
+    inputs = [data, *(p for pile in ('objects','backgrounds','masks') for p in (data/pile).glob('*'))]
+    if data.is_file():
+        inputs += [p for files in find_files(data)[0].values() for p in files if isinstance(p, Path)]
+    check_apart([path], inputs)
+    if path.exists() and not (path.is_file() and path.read_bytes()[:15].lower() in (b'', b'<!doctype html>')):
+        raise InputError(PAGE_SAYS.format(path=path))
 
 # %% ../../nbs/commands/00_check.ipynb #569c42a8
 def bcd_check(words=None # of the command line
@@ -536,6 +547,6 @@ def bcd_check(words=None # of the command line
         findings, table, pictures = check_images(a.path, **how)
         page = html_page(f'bcd_check: {Path(a.path).name}', {'What was read': table}, findings, pictures)
         write_whole(a.out, page.encode())
-        print(table.to_string(), *by_level(findings), plain(a.out), sep='\n')
+        print(table.to_string(), *by_level(findings), shown(a.out), sep='\n')
         return int(worst(findings) in ('problem','warning'))
     return attempt(look)

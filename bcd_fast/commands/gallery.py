@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LOOK', 'TEXTS', 'JSON_SAYS', 'STUDY_COLUMNS', 'PAGE', 'SHOWN', 'NOTHING', 'Drawn', 'flat', 'word', 'run_command',
            'run_method', 'masker_figures', 'ground_figures', 'run_figures', 'read_json', 'json_files',
-           'benchmark_figures', 'study_command', 'study_figures', 'gallery_page', 'write_gallery', 'figures_parser',
-           'draw_all', 'bcd_figures']
+           'benchmark_figures', 'study_command', 'study_figures', 'gallery_page', 'written_names', 'write_gallery',
+           'figures_parser', 'draw_all', 'bcd_figures']
 
 # %% ../../nbs/commands/03_gallery.ipynb #952dfc72
 # first, since torch reads it when it is loaded
@@ -15,7 +15,7 @@ import html, json, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from dataclasses import dataclass
 from matplotlib.figure import Figure
 from pathlib import Path
-from ..core import InputError, attempt, make_folder, plain, write_whole
+from ..core import InputError, attempt, check_apart, make_folder, shown, write_whole
 from ..settings import Words
 from ..data.images import only_data
 from ..data.datasets import load_data
@@ -199,8 +199,12 @@ SHOWN = ('<figure><a href="{pdf}"><img src="{png}" alt="{alt}"></a><figcaption>{
 
 def gallery_page(rows)->str: # dicts of png, pdf, alt and command
     "All figures with captions."
-    body = ''.join(SHOWN.format(**{k: html.escape(plain(v)) for k, v in r.items()}) for r in rows)
+    body = ''.join(SHOWN.format(**{k: html.escape(shown(v)) for k, v in r.items()}) for r in rows)
     return PAGE.format(style=STYLE, body=body)
+
+def written_names(drawn)->list: # of `Drawn` -> of the files
+    "What `write_gallery` writes."
+    return ['figures.json','figures.html', *(f'{d.name}.{kind}' for d in drawn for kind in ('png','pdf'))]
 
 def write_gallery(drawn, # of `Drawn`
                   out)->list: # folder -> dicts of png, pdf, alt and command
@@ -244,7 +248,10 @@ def bcd_figures(words=None)->int: # words of the command line -> exit status
     def draw():
         make_folder(a.out) # before the work, not after it
         with plt.rc_context(LOOK):
-            rows = write_gallery(draw_all(a.runs, a.benchmarks, a.studies), a.out)
-        print(f'{len(rows)} figures: {plain(Path(a.out)/"figures.html")}')
+            drawn = draw_all(a.runs, a.benchmarks, a.studies)
+            read = [p for f in (a.benchmarks, a.studies) if f for p, v in json_files(f) if isinstance(v, dict)]
+            check_apart([Path(a.out)/n for n in written_names(drawn)], read) # a figures.json of ours is a list
+            rows = write_gallery(drawn, a.out)
+        print(f'{len(rows)} figures: {shown(Path(a.out)/"figures.html")}')
         return 0
     return attempt(draw)

@@ -13,7 +13,7 @@ import numpy as np, os, tempfile
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import InputError, plain
+from ..core import InputError, shown
 from .images import PARTS, hashed, split_indices
 from .formats import Picture, all_gray, channels_of, read_pictures, with_channels
 from .normalisation import Normalisation, fit_normalisation, pictures_line
@@ -320,4 +320,4 @@ def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CS
     files, said = find_files(folder)
     readers = {what: Reader(files[what], reading) for what in ('objects','backgrounds')}
     bags = read_piles(readers, str(folder), normalise, scale, files['masks'], files.get('groups'))
-    return replace(bags, unreadable=said+bags.unreadable, source=f'your images in {plain(Path(folder).name)}')
+    return replace(bags, unreadable=said+bags.unreadable, source=f'your images in {shown(Path(folder).name)}')

@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from dataclasses import dataclass, replace
 from pathlib import Path
 from PIL import Image
-from ..core import InputError, check_choice, plain
+from ..core import InputError, check_choice, shown
 from .images import BackgroundImages, Dataset, ObjectImages
 from .formats import SUFFIXES, Picture, all_gray, channels_of, read_pictures, with_channels
 from .normalisation import BITS, Normalisation, fit_normalisation, pictures_line
@@ -341,4 +341,4 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
     masks, more = read_masks(files['masks'], found['objects'])
     bad += more
     ds = pictures_dataset(found|dict(masks=list(enumerate(masks))), str(folder), windows, bad)
-    return replace(ds, source=f'your images in {plain(Path(folder).name)}')
+    return replace(ds, source=f'your images in {shown(Path(folder).name)}')

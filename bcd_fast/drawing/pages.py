@@ -10,7 +10,8 @@ __all__ = ['LEVELS', 'COLOURS', 'STYLE', 'HTML_OF', 'Finding', 'worst', 'by_leve
 import base64, html, io, matplotlib.pyplot as plt
 from dataclasses import dataclass
 from pathlib import Path
-from ..core import plain
+from ..core import shown
+
 
 # %% ../../nbs/drawing/01_pages.ipynb #9ac58bdc
 LEVELS = 'problem','warning','note','fine'
@@ -22,7 +23,7 @@ class Finding:
     name: str # of the check
     text: str # what was seen, and what to do
     def __str__(self):
-        return plain(f'{self.level:8} {self.name}: {self.text}')
+        return f'{self.level:8} {self.name}: {shown(self.text)}'
 
 def worst(findings)->str: # of `Finding` -> one of `LEVELS`
     "The gravest level there is."
@@ -65,7 +66,7 @@ HTML_OF = dict(
 
 def as_html(text)->str:
     "A text as it stands in a page: names of files may hold anything."
-    return html.escape(plain(text))
+    return html.escape(shown(text))
 
 def filled(kind:str, **words)->str: # one of `HTML_OF`, what stands in its braces
     "A piece of a page."
@@ -86,7 +87,4 @@ def html_page(title:str, # of the page
     parts += [filled('table', heading=as_html(h), table=t.to_html(border=0)) for h, t in tables.items()]
     parts += [filled('picture', caption=as_html(c), uri=data_uri(p)) for c, p in pictures.items()]
     page = filled('page', title=as_html(title), style=STYLE, parts=''.join(parts))
-    return page.encode(errors='backslashreplace').decode() # a table may hold what is no letter
-
-
-
+    return '\n'.join(map(shown, page.split('\n'))) # a table may hold anything

@@ -17,7 +17,7 @@ __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHAN
            'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
-import hashlib, json, numpy as np, pandas as pd, re, sys, torch
+import hashlib, json, numpy as np, pandas as pd, re, torch
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from pathlib import Path
 from yaml import YAMLError
 from .. import __version__
 from ..core import Damaged, InputError, make_folder, only_one, peak_rss_mb, platform_text
-from ..core import read_sealed_json, write_json, write_sealed, write_whole
+from ..core import read_sealed_json, say_line, tell, write_json, write_sealed, write_whole
 from ..data.images import only_data
 from ..data.normalisation import Normalisation
 from ..data.datasets import load_data
@@ -608,7 +608,7 @@ def settings_in(folder)->tuple: # of a run -> settings, name of the experiment
         raise CannotGoOn(SETTINGS['wrong'].format(path=path, why='its first line should be "# experiment=NAME"'))
     return check_config(cfg), named[1]
 
-def resume_run(folder, say=print)->tuple: # contents of metrics.json, messages about files that were left out
+def resume_run(folder, say=say_line)->tuple: # contents of metrics.json, messages about files that were left out
     "Go on with a run that was interrupted. Raises `InputError` when it is none, or is finished."
     folder = Path(folder)
     if not (folder/'config.yaml').is_file():
@@ -689,7 +689,6 @@ def report(metrics, left_out, folder)->int: # of metrics.json, messages about fi
     print('  '.join(f'{k} {metrics[k]:.3f}' for k in SAID if metrics[k] is not None))
     pictures = [Path(folder)/f'{n}.png' for n in PICTURES]
     print('\n'.join(str(p) for p in pictures if p.is_file()))
-    if left_out:
-        print('unreadable, left out:', *left_out, sep='\n  ', file=sys.stderr)
+    tell('unreadable, left out:', left_out)
     print(f'metrics.json: {Path(folder)/"metrics.json"}')
     return 2 if left_out else 0
