@@ -28,6 +28,7 @@ class Picture:
     values: np.ndarray # (C,H,W), C from 1 to `MOST_BANDS`; uint8, uint16 or float32
     valid: np.ndarray|None = None # (H,W) bool; None where every pixel counts
     name: str = '' # of the file, with the number of the page where there are several
+    kind: str = '' # type of the numbers in the file, as NumPy calls it; '' for that of `values`
 
 ARRAY_SUFFIXES = {'.npy'}
 HDF5_SUFFIXES = {'.h5','.hdf5'}
@@ -87,7 +88,7 @@ def finished(a, # (c,H,W), without opacity
              empty_ok:bool=False # part of a picture: it may have no data
             )->Picture:
     "Channels, with the pixels that have no data. Raises `ValueError` when none has any, or for other channels."
-    a = plain_numbers(np.asarray(a))
+    a, kind = plain_numbers(np.asarray(a)), np.asarray(a).dtype.name
     if channels in (1,3) and len(a) in (2,4):
         a = a[:-1] # gray or colour was asked for, and one more is there
     valid = with_data(a, nodata, alpha)
@@ -95,7 +96,7 @@ def finished(a, # (c,H,W), without opacity
         raise ValueError('no pixel has data')
     if a.dtype.kind=='f':
         a = np.where(np.isfinite(a), a, np.float32(0))
-    return Picture(to_channels(a, channels), None if valid.all() else valid, name)
+    return Picture(to_channels(a, channels), None if valid.all() else valid, name, kind)
 
 # %% ../../nbs/data/01_formats.ipynb #864fec3e
 ARRAY_SAYS = dict(
