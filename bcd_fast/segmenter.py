@@ -17,7 +17,8 @@ from .data.folders import (
     Reading, Windows, list_files, object_pixels, pictures_dataset, read_files, same_channels)
 from .data.bags import Reader, read_piles
 from .prediction.models import load_model, threshold_of
-from .prediction.predict import predict_pictures
+from .prediction.tiles import WholeImage
+from .prediction.predict import for_model, predict_pictures
 from .experiments.catalogue import compose_config, recipe_line
 from .experiments.runs import run_experiment
 
@@ -159,7 +160,8 @@ def predict(self:Segmenter, images, # folder, file, list of files, or array
     found, bad = to_pictures(images, 'images', reading)
     if bad:
         raise InputError(NO_IMAGES['some'].format(n=len(bad), why=' '.join(bad[:3])))
-    probs = predict_pictures(self.model, self.about, [p for _, p in found])
+    pictures = [s.picture for s in for_model([WholeImage(p) for _, p in found], self.about)]
+    probs = predict_pictures(self.model, self.about, pictures)
     return [p if probabilities else p>self.threshold for p in probs]
 
 @patch

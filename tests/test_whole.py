@@ -11,7 +11,7 @@ from bcd_fast.experiments import runs
 from bcd_fast.experiments.runs import evaluate_run, resume_run, run_experiment
 from bcd_fast.masker.maskers import make_masker, set_precision
 from bcd_fast.masker.refinement import Finish, refine
-from bcd_fast.prediction.models import Threshold, load_model, save_model
+from bcd_fast.prediction.models import Threshold, load_model, save_model, write_about
 from PIL import Image
 
 TINY = ['trainer.epochs=2','trainer.steps=4','trainer.bs=4','trainer.paste=4','model.width=4','bar=false']
@@ -134,7 +134,7 @@ def test_parts_must_be_as_sure_as_the_model_says(tmp_path):
     path = tmp_path/'run/model/model.json'
     about = json.loads(path.read_text())
     for sure in (0., 50.):
-        path.write_text(json.dumps(about|dict(sure=sure, level=0.)))
+        write_about(path.parent, about|dict(sure=sure, level=0.))
         model, _ = load_model(path.parent)
         with torch.no_grad():
             model.head.bias += 10 # everything is masked, and no pixel reaches 50
@@ -146,7 +146,7 @@ def test_models_without_the_newest_fields_answer_as_they_did(tmp_path):
     about = json.loads(path.read_text())
     model, _ = load_model(tmp_path)
     assert model.mirrored and model.after is not None
-    path.write_text(json.dumps({k: v for k, v in about.items() if k not in asdict(Finish())}))
+    write_about(tmp_path, {k: v for k, v in about.items() if k not in asdict(Finish())})
     model, _ = load_model(tmp_path)
     assert not model.mirrored and model.after is None
 

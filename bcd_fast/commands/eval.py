@@ -13,6 +13,7 @@ __all__ = ['SAY', 'DRAWN', 'HEADINGS', 'UNDER', 'WRITTEN', 'EVAL', 'HELP', 'MEAN
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
 import numpy as np, sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from .. import __version__
@@ -24,7 +25,7 @@ from ..drawing.figures import save_figure
 from ..scoring.pictures import PictureScores, View, count_levels, views_figure, worst_pictures
 from ..prediction.models import load_model
 from ..prediction.tiles import SMALL, WholeImage, normalised, open_images, predict_bands
-from ..prediction.predict import predict_pictures, scale_of
+from ..prediction.predict import for_model, predict_pictures, scale_of
 from ..experiments.runs import evaluate_run, report
 from .predict import show_progress, wanted_threshold
 
@@ -120,9 +121,11 @@ class Evaluation:
     left_out: list = field(default_factory=list) # messages
     waiting: list = field(default_factory=list) # small pictures: (place, picture, true mask)
     held: int = 0 # numbers in `waiting`
-    def opened(self, path): # for `with`; gives a list of sources
+    @contextmanager
+    def opened(self, path): # for `with`; yields a list of sources
         "The pictures of a file, read as in `bcd_predict`. Raises `InputError`."
-        return open_images(path, self.about['masker']['channels'], self.about['nodata'])
+        with open_images(path, self.about['masker']['channels'], self.about['nodata']) as sources:
+            yield for_model(sources, self.about)
     def add(self, counts, place:Place, name:str)->None: # of `count_levels`
         "Count a picture."
         self.scores.add(counts, place.pile, shown(name))

@@ -35,6 +35,7 @@ class Picture:
     values: np.ndarray # (C,H,W), C from 1 to `MOST_BANDS`; uint8, uint16 or float32
     valid: np.ndarray|None = None # (H,W) bool; None where every pixel counts
     name: str = '' # of the file, with the number of the page where there are several
+    kind: str = '' # type of the numbers in the file, as NumPy calls it; '' for that of `values`
 
 ARRAY_SUFFIXES = {'.npy'}
 HDF5_SUFFIXES = {'.h5','.hdf5'}
@@ -165,7 +166,8 @@ def finished(a, # (c,H,W), without opacity
         raise ValueError('no pixel has data')
     if numbers.dtype.kind=='f':
         numbers = np.where(np.isfinite(numbers), numbers, np.float32(0))
-    return Picture(to_channels(numbers, channels), None if valid.all() else valid, name)
+    return Picture(to_channels(numbers, channels), None if valid.all() else valid, name, a.dtype.name)
+
 
 # %% ../../nbs/data/01_formats.ipynb #864fec3e
 ARRAY_SAYS = dict(

@@ -9,10 +9,10 @@ __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHAN
            'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line',
            'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'check_unused', 'check_unfinished',
            'sweep_run', 'held', 'note_data', 'begun_with', 'same_data', 'data_as_begun', 'threads_as_begun',
-           'held_out_of', 'find_threshold', 'choice_of', 'uses_clusters', 'judge_condition', 'keep_model',
-           'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'finish_run', 'masks_of',
-           'held_out_masks', 'some_objects', 'finish_for', 'told_apart', 'apart_found', 'about_whole', 'score_test',
-           'run_whole', 'whole_metrics', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares',
+           'held_out_of', 'find_threshold', 'choice_of', 'uses_clusters', 'judge_condition', 'normalisation_of',
+           'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'finish_run',
+           'masks_of', 'held_out_masks', 'some_objects', 'finish_for', 'told_apart', 'apart_found', 'about_whole',
+           'score_test', 'run_whole', 'whole_metrics', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares',
            'run_experiment', 'reason', 'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run',
            'evaluate_run', 'report']
 
@@ -29,7 +29,7 @@ from .. import __version__
 from ..core import Damaged, InputError, make_folder, only_one, peak_rss_mb, platform_text
 from ..core import read_sealed_json, say_line, tell, write_json, write_sealed, write_whole
 from ..data.images import only_data
-from ..data.normalisation import Normalisation
+from ..data.normalisation import Normalisation, numbers_of
 from ..data.datasets import load_data
 from ..data.bags import scale_line
 from ..backgrounds.stage1 import Stage1, load_stage1, run_stage1, save_stage1, stage1_key, sweep
@@ -304,16 +304,26 @@ def judge_condition(cfg, ds, s1, masks, # settings, Dataset, stage 1, (N,1,H,W) 
     return [Finding('note' if why else 'fine', 'condition', f'{why or FIT}.')] if rows else []
 
 # %% ../../nbs/experiments/05_runs.ipynb #8918dc5c
+#| export
+
+# %% ../../nbs/experiments/05_runs.ipynb #5627bb4b
+def normalisation_of(ds)->Normalisation: # Dataset
+    "What made [0,1] of the numbers in files; of data sets that are read as bytes, those of bytes."
+    if ds.normalisation or ds.objects.images.dtype!=np.uint8:
+        return ds.normalisation or Normalisation()
+    return Normalisation(files=numbers_of(ds.objects.images.ravel(), 'uint8'))
+
 def keep_model(cfg, ds, s1, model, held_out:HeldOut, # settings, Dataset, stage 1, masker
                folder, used:bool # of the run; of `uses_clusters`
               ):
     "Write the masker with all that its use needs."
     sizes = np.bincount(s1.assigned['train_backgrounds'], minlength=cfg.cluster.k).tolist()
     clusters = dict(k=cfg.cluster.k, used=used, assign=cfg.cluster.assign, backgrounds=sizes)
-    numbers = FileNumbers(ds.normalisation or Normalisation(), ds.scale, cfg.data.nodata)
+    numbers = FileNumbers(normalisation_of(ds), ds.scale, cfg.data.nodata)
     threshold = Threshold(held_out.threshold, held_out.curve)
     save_model(folder/'model', model, cfg.data.size, clusters, threshold, numbers, cfg.seed)
 
+# %% ../../nbs/experiments/05_runs.ipynb #f5663776
 def about_clusters(cfg, s1, stability:float, # settings, stage 1, from `firm`
                    set_by:str)->str: # one of `SET_BY` -> a line, or empty
     "What is to be said of the clusters: that they were given up, or that they are unsure."
