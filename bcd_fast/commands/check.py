@@ -9,7 +9,8 @@ __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAI
            'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors', 'margins', 'blockiness', 'roughness',
            'traits', 'told_apart', 'check_margins', 'still_region', 'about_place', 'check_places', 'quick_stage1',
            'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners', 'check_match', 'margin_figure',
-           'check_stage1', 'read_sets', 'check_files', 'check_windows', 'check_images', 'check_parser', 'bcd_check']
+           'check_stage1', 'read_sets', 'check_masks', 'check_files', 'check_windows', 'check_images', 'check_parser',
+           'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
 import argparse, hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -24,7 +25,8 @@ from ..core import InputError, attempt, write_whole
 from ..data.images import to_unit
 from ..data.formats import all_gray
 from ..data.normalisation import BITS, NORMALISATIONS, as_read, some_pixels
-from ..data.folders import Reading, Windows, find_files, pictures_dataset, read_files, same_channels
+from ..data.folders import (
+    Reading, Windows, find_files, masks_of, pictures_dataset, read_files, read_masks, same_channels)
 from ..backgrounds.encoders import Autoencoder, describe, train_encoder
 from ..backgrounds.clusters import make_clusters
 from ..backgrounds.selection import stability
@@ -37,7 +39,7 @@ from ..scoring.piles import check_piles
 
 # %% ../../nbs/commands/00_check.ipynb #8e67127f
 ABOUT_FILES = {
-    'unreadable': Finding('warning', 'unreadable', '{n} file(s) are left out: {messages}'),
+    'unreadable': Finding('warning', 'unreadable', '{n} message(s) about what is left out: {messages}'),
     'readable': Finding('fine', 'unreadable', 'every file can be read.'),
     'both': Finding('problem', 'equal files', '{n} picture(s) are among objects and among backgrounds ({names}): '
                    'it must be one or the other.'),
@@ -440,7 +442,7 @@ def read_sets(path, reading:Reading=Reading() # folder or table; how files becom
     files, messages = find_files(path)
     found = {}
     for what in ('objects','backgrounds'):
-        found[what], bad = read_files(files[what], reading)
+        found[what], bad = read_files(files[what], reading, str(path))
         messages += bad
     for what, pictures in found.items():
         if not pictures:
@@ -448,9 +450,22 @@ def read_sets(path, reading:Reading=Reading() # folder or table; how files becom
             raise InputError(message)
     return found, messages
 
+def check_masks(path, found)->list: # as for `read_sets`, of `read_sets` -> of Finding
+    "How true masks are read, where there are any."
+    files, _ = find_files(path)
+    masks, said = read_masks(files['masks'], found['objects'])
+    if not masks:
+        return [Finding('warning', 'masks', m) for m in said]
+    try:
+        _, line = masks_of(masks, [p for _, p in found['objects']])
+    except InputError as e:
+        return [Finding('problem', 'masks', str(e))]
+    return [Finding('warning' if '?' in line else 'fine', 'masks', f'{line}.')]
+
 def check_files(found, messages)->list: # of `read_sets` -> of Finding
     "The checks that need no windows."
-    left_out = told(ABOUT_FILES['unreadable'], n=len(messages), messages=' '.join(messages[:3]))
+    some = messages[:5]+['...']*(len(messages)>5)
+    left_out = told(ABOUT_FILES['unreadable'], n=len(messages), messages=' '.join(some))
     read = left_out if messages else ABOUT_FILES['readable']
     return [read, *check_equal(found), *check_numbers(found), *check_sizes(found), *check_sensors(found)]
 
@@ -470,7 +485,7 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
     "Look at images as training would. Raises `InputError` when nothing can be read."
     reading = Reading(channels, nodata, key)
     found, messages = read_sets(path, reading)
-    findings = check_files(found, messages)
+    findings = [*check_files(found, messages), *check_masks(path, found)]
     table = pd.DataFrame({w: describe_set(f) for w, f in found.items()})
     try:
         found = same_channels(found, str(path), reading)
@@ -479,7 +494,8 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
         return [*findings, Finding('problem', 'reading', str(e))], table, {}
     more, pictures = check_windows(ds, seed)
     more += check_piles(found, seed)
-    return [*findings, Finding('fine', 'reading', f'{ds.pictures}.'), *more], table, pictures
+    findings += [Finding('note', 'reading', f'recipe=fast: {m}') for m in ds.unreadable]
+    return [*findings, Finding('fine', 'reading', f'{ds.pictures.splitlines()[0]}.'), *more], table, pictures
 
 # %% ../../nbs/commands/00_check.ipynb #7215f747
 DESCRIPTION = 'Look at images before training: prints what was found and writes it as a page with pictures.'
