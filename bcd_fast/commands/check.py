@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAITS', 'ABOUT_MARGINS', 'ABOUT_PLACES',
-           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'HELP', 'PATH_SAYS', 'PAGE_SAYS', 'told', 'digest',
+           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'HELP', 'NOT_THERE', 'PAGE_SAYS', 'told', 'digest',
            'equal_pictures', 'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes',
            'kind_in_words', 'counted', 'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors',
            'margins', 'blockiness', 'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place',
            'check_places', 'quick_stage1', 'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners',
-           'check_match', 'margin_figure', 'check_stage1', 'read_sets', 'check_files', 'check_colours', 'check_windows',
-           'check_images', 'check_path', 'check_parser', 'check_page_target', 'bcd_check']
+           'check_match', 'margin_figure', 'check_stage1', 'read_sets', 'check_masks', 'check_files', 'check_colours',
+           'check_windows', 'check_images', 'check_path', 'check_parser', 'check_page_target', 'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
 # first, since torch reads it when it is loaded
@@ -28,7 +28,8 @@ from ..settings import Words, number
 from ..data.images import to_unit
 from ..data.formats import MOST_BANDS, all_gray
 from ..data.normalisation import BITS, NORMALISATIONS, as_read, some_pixels
-from ..data.folders import FITS, Reading, Windows, find_files, pictures_dataset, read_files, same_channels
+from ..data.folders import (
+    FITS, Reading, Windows, find_files, masks_of, pictures_dataset, read_files, read_masks, same_channels)
 from ..data.datasets import DataConfig
 from ..backgrounds.encoders import Autoencoder, describe, train_encoder
 from ..backgrounds.clusters import make_clusters
@@ -43,7 +44,7 @@ from ..experiments.configs import colour_note
 
 # %% ../../nbs/commands/00_check.ipynb #8e67127f
 ABOUT_FILES = {
-    'unreadable': Finding('warning', 'unreadable', '{n} file(s) are left out: {messages}'),
+    'unreadable': Finding('warning', 'unreadable', '{n} message(s) about what is left out: {messages}'),
     'readable': Finding('fine', 'unreadable', 'every file can be read.'),
     'both': Finding('problem', 'equal files', '{n} picture(s) are among objects and among backgrounds ({names}): '
                    'it must be one or the other.'),
@@ -446,7 +447,7 @@ def read_sets(path, reading:Reading=Reading() # folder or table; how files becom
     files, messages = find_files(path)
     found = {}
     for what in ('objects','backgrounds'):
-        found[what], bad = read_files(files[what], reading)
+        found[what], bad = read_files(files[what], reading, str(path))
         messages += bad
     for what, pictures in found.items():
         if not pictures:
@@ -454,9 +455,22 @@ def read_sets(path, reading:Reading=Reading() # folder or table; how files becom
             raise InputError(message)
     return found, messages
 
+def check_masks(path, found)->list: # as for `read_sets`, of `read_sets` -> of Finding
+    "How true masks are read, where there are any."
+    files, _ = find_files(path)
+    masks, said = read_masks(files['masks'], found['objects'])
+    if not masks:
+        return [Finding('warning', 'masks', m) for m in said]
+    try:
+        _, line = masks_of(masks, [p for _, p in found['objects']])
+    except InputError as e:
+        return [Finding('problem', 'masks', str(e))]
+    return [Finding('warning' if '?' in line else 'fine', 'masks', f'{line}.')]
+
 def check_files(found, messages)->list: # of `read_sets` -> of Finding
     "The checks that need no windows."
-    left_out = told(ABOUT_FILES['unreadable'], n=len(messages), messages=' '.join(messages[:3]))
+    some = messages[:5]+['...']*(len(messages)>5)
+    left_out = told(ABOUT_FILES['unreadable'], n=len(messages), messages=' '.join(some))
     read = left_out if messages else ABOUT_FILES['readable']
     return [read, *check_equal(found), *check_numbers(found), *check_sizes(found), *check_sensors(found)]
 
@@ -481,7 +495,7 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
     "Look at images as training would. Raises `InputError` when nothing can be read."
     reading = Reading(channels, nodata, key)
     found, messages = read_sets(path, reading)
-    findings = [*check_files(found, messages), *check_colours(path, reading)]
+    findings = [*check_files(found, messages), *check_colours(path, reading), *check_masks(path, found)]
     table = pd.DataFrame({w: describe_set(f) for w, f in found.items()})
     try:
         found = same_channels(found, str(path), reading)
@@ -490,7 +504,8 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
         return [*findings, Finding('problem', 'reading', str(e))], table, {}
     more, pictures = check_windows(ds, seed)
     more += check_piles(found, seed)
-    return [*findings, Finding('fine', 'reading', f'{ds.pictures}.'), *more], table, pictures
+    findings += [Finding('note', 'reading', f'recipe=fast: {m}') for m in ds.unreadable]
+    return [*findings, Finding('fine', 'reading', f'{ds.pictures.splitlines()[0]}.'), *more], table, pictures
 
 # %% ../../nbs/commands/00_check.ipynb #7215f747
 DESCRIPTION = 'Look at images before training: prints what was found and writes it as a page with pictures.'
@@ -499,17 +514,12 @@ HELP = dict(
     channels='1 gray, 3 colour, or a number of bands (default: what the files hold)',
     normalise='how numbers become grays (default: auto)',
     fit='windows at one common scale, or each central square (default: scale)')
-PATH_SAYS = dict(
-    there='{path} is not there: give a folder with objects/ and backgrounds/, or a CSV table.',
-    file='{path} is a file and no CSV table: give a folder with objects/ and backgrounds/, or a CSV table.')
+NOT_THERE = '{path} is not there: give a folder with objects/ and backgrounds/, or a CSV table.'
 
 def check_path(path)->None: # folder or table
-    "Raise `InputError` where there is no folder and no table."
-    path = Path(path)
-    if not path.exists():
-        raise InputError(PATH_SAYS['there'].format(path=path))
-    if not path.is_dir() and path.suffix.lower()!='.csv':
-        raise InputError(PATH_SAYS['file'].format(path=path))
+    "Raise `InputError` where there is nothing."
+    if not Path(path).exists():
+        raise InputError(NOT_THERE.format(path=path))
 
 def check_parser()->Words:
     "The words of `bcd_check`."

@@ -19,8 +19,8 @@ from pathlib import Path
 from .. import __version__
 from ..core import InputError, attempt, check_apart, make_folder, shown, tell, write_json, write_whole
 from ..settings import Words, number
-from ..data.folders import list_files, object_pixels
-from ..data.formats import all_gray, read_pictures
+from ..data.folders import list_files, mask_file, object_pixels
+from ..data.formats import all_gray
 from ..drawing.figures import save_figure
 from ..scoring.pictures import PictureScores, View, count_levels, views_figure, worst_pictures
 from ..prediction.models import load_model
@@ -84,7 +84,7 @@ def name_of(source)->str: # `WholeImage` or `TiffRows`
 
 def pixel_masks(path, mask, sources)->list: # picture and mask file, pictures in it -> of (H,W) bool
     "The true mask of each picture of a file. Raises `InputError` when it cannot be read, or is of another size."
-    masks = read_pictures(mask, channels=1)
+    masks = mask_file(mask)
     if len(masks)!=len(sources):
         raise InputError(SAY['pages'].format(mask=mask, n=len(masks), path=path, of=len(sources)))
     return [object_pixels(m, name_of(s), s.shape) for m, s in zip(masks, sources)]

@@ -6,19 +6,21 @@
 __all__ = ['SCORED', 'UNSCORED', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
            'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'Source', 'Pile', 'file_hash', 'Bags', 'middle', 'octaves',
            'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size',
-           'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'read_piles', 'read_bags']
+           'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at', 'read_piles', 'read_bags']
 
 # %% ../../nbs/data/13_bags.ipynb #a45c10b9
 import numpy as np, os, tempfile
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
+from itertools import groupby
 from pathlib import Path
 from ..core import InputError, shown
 from .images import PARTS, hashed, split_indices
 from .formats import Picture, all_gray, channels_of, read_pictures, with_channels
 from .normalisation import Normalisation, fit_normalisation, pictures_line
 from .folders import (
-    DATASET_SAYS, Reading, check_types, filled, find_files, normalised, object_pixels, resized)
+    Reading, Tally, check_few, check_types, filled, find_files, fitting, in_both, mask_pages, normalised,
+    object_pixels, resized)
 
 # %% ../../nbs/data/13_bags.ipynb #b618b6d6
 @dataclass
@@ -26,6 +28,7 @@ class Source:
     "Where a picture comes from: a file and its page, or a picture in memory."
     path: Path = None # of the file
     page: int = 0 # of the file
+    of: int = 1 # pages in it
     picture: Picture = None # where there is no file
     mask: object = None # path of its true mask, or (H,W) bool; for scores and bounds only
 
@@ -180,7 +183,7 @@ class Reader:
         except InputError as e:
             self.bad[str(item)] = str(e)
             return []
-        return [(Source(Path(item), i), p) for i, p in enumerate(found)]
+        return [(Source(Path(item), i, len(found)), p) for i, p in enumerate(found)]
 
 def original(source:Source, reading:Reading, channels:int)->Picture: # of a set
     "A picture in its own resolution. Raises `InputError` when its file has changed."
@@ -192,9 +195,9 @@ def original(source:Source, reading:Reading, channels:int)->Picture: # of a set
     return with_channels(found[source.page], channels)
 
 def true_pixels(source:Source, p:Picture)->np.ndarray: # of a picture, the picture -> (H,W) bool
-    "The true mask in a file, for scores only. Raises `InputError` where its size is not that of the picture."
-    pages = read_pictures(source.mask, 1)
-    return object_pixels(pages[min(source.page, len(pages)-1)], p.name, p.values.shape[1:])
+    "The true mask in a file, for scores only. Raises `InputError` where it does not fit, as `object_pixels` does."
+    pages = mask_pages(source.mask, source.of)
+    return object_pixels(pages[source.page], p.name, p.values.shape[1:])
 
 # %% ../../nbs/data/13_bags.ipynb #558a2c41
 IN_MEMORY = 2**30 # bytes of a pile
@@ -207,10 +210,10 @@ def seen_size(shape, scale:float)->tuple: # (h,w) of a file -> of what the maske
     return tuple(max(LEAST_SIDE, round(s*scale)) for s in shape)
 
 def room_for(n:int, kind)->np.ndarray: # numbers, their type -> (n,)
-    "An array in memory, or in a file where it would be too large."
-    if n*np.dtype(kind).itemsize<=IN_MEMORY:
-        return np.empty(n, kind)
+    "An array in memory, or in a file where it would be too large. Raises `InputError` where there is no room for it."
     size = n*np.dtype(kind).itemsize
+    if size<=IN_MEMORY:
+        return np.empty(n, kind)
     try:
         file = tempfile.TemporaryFile(prefix='bcd_fast-')
         if hasattr(os, 'posix_fallocate'): # a full disk would end the process at some later moment
@@ -218,6 +221,7 @@ def room_for(n:int, kind)->np.ndarray: # numbers, their type -> (n,)
     except OSError as e:
         raise InputError(NO_ROOM.format(size=size/1e6, where=tempfile.gettempdir(), why=e.strerror)) from e
     return np.memmap(file, kind, 'w+', shape=(n,))
+
 
 # %% ../../nbs/data/13_bags.ipynb #91ff2c0d
 @dataclass(frozen=True)
@@ -255,11 +259,13 @@ class Survey:
     kinds: dict = field(default_factory=dict) # type of the numbers -> name of a picture
     some: list = field(default_factory=list) # a few pictures
     n_gray: int = 0 # pictures that are gray
+    places: dict = field(default_factory=dict) # pile -> of (number of the item, name) of its pictures
     def look(self, readers): # pile -> `Reader`; yields `Picture`
         "Hand every picture on, and note what it is."
         for what, reader in readers.items():
-            self.shapes[what], step = [], max(1, 2*len(reader.items)//FEW)
+            self.shapes[what], self.places[what], step = [], [], max(1, 2*len(reader.items)//FEW)
             for number, _, p in reader:
+                self.places[what].append((number, p.name))
                 self.shapes[what].append(p.values.shape[1:])
                 self.kinds.setdefault(str(p.values.dtype), p.name)
                 self.n_gray += all_gray(p.values)
@@ -279,17 +285,33 @@ class Survey:
 def check_number(survey:Survey, readers, where:str, least:int=10): # pictures of each pile
     "Raise `InputError` where a pile is too small."
     for what, reader in readers.items():
-        n = len(survey.shapes[what])
-        if n<least:
-            said = ''.join(f' {m}' for m in [*reader.bad.values()][:3])
-            raise InputError(DATASET_SAYS['few'].format(where=where, what=what, n=n, least=least, said=said))
+        check_few({what: survey.shapes[what]}, least, where, [*reader.bad.values()])
+
+# %% ../../nbs/data/13_bags.ipynb #a36460a8
+def looked_at(masks, # path or `Picture` for each item of object pictures, or none
+              survey:Survey # of these
+             )->tuple: # path or (H,W) bool for each item, or none; a line about them, messages
+    "True masks that can be used. Raises `InputError` for masks of another size, and for such as do not say the object."
+    tally, kept, places = Tally(), list(masks), zip(survey.places['objects'], survey.shapes['objects'])
+    for number, of_item in groupby(places, lambda place: place[0][0]) if kept else ():
+        of_item, mask = [*of_item], masks[number]
+        try:
+            pages = mask_pages(mask, len(of_item))
+        except InputError as e:
+            return [], '', [str(e)]
+        for page, ((_, name), shape) in zip(pages, of_item):
+            read = fitting(page, name, shape)
+            tally.add(page.name, read)
+        kept[number] = read.inside if isinstance(mask, Picture) else mask
+    return kept, tally.line(), []
+
 
 # %% ../../nbs/data/13_bags.ipynb #ad0dee69
 def read_piles(readers, # objects, backgrounds -> `Reader`
                where:str, # what messages call them
                normalise:str='auto', # one of `NORMALISATIONS`, or auto
                scale:float=None, # pixels that the masker sees for one of a file; chosen by default
-               masks=(), # for each item of the objects' reader, or none
+               masks=(), # path or `Picture` for each item of the objects' reader, or none
                groups=None # objects, backgrounds -> for each item, what belongs together
               )->Bags:
     "A data set of what two readers give. Raises `InputError` where pictures are too few or do not go together."
@@ -301,15 +323,18 @@ def read_piles(readers, # objects, backgrounds -> `Reader`
     check_types(survey.kinds, where)
     for reader in readers.values():
         reader.channels = channels
+    masks, about, unmasked = looked_at(masks, survey)
     how = fit_normalisation(normalise, (p for reader in readers.values() for _, _, p in reader))
     scale = scale or choose_scale([filled(how(p.values, p.valid), p.valid) for p in survey.few(channels)])
     kind = np.uint8 if set(survey.kinds)=={'uint8'} and how.name=='unit' else np.uint16
     seen, groups = Seen(how, float(scale), channels, kind), groups or {}
     piles = {what: make_pile(reader, survey.shapes[what], seen, masks if what=='objects' else (), groups.get(what))
              for what, reader in readers.items()}
-    bad = [message for reader in readers.values() for message in reader.bad.values()]
+    bad = [message for reader in readers.values() for message in reader.bad.values()]+unmasked
+    both = in_both(*(zip((name for _, name in survey.places[what]), pile) for what, pile in piles.items()))
+    lines = [survey.line(channels, how), about, both]
     return Bags(**piles, normalisation=how, scale=float(scale), reading=readers['objects'].reading,
-                unreadable=bad, pictures=survey.line(channels, how))
+                unreadable=bad, pictures='\n'.join(line for line in lines if line))
 
 def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CSV table
               reading:Reading=Reading(), # how files become pictures

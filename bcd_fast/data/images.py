@@ -156,11 +156,12 @@ def list_images(folder, # path of a folder
                 what:str='images' # what the folder should hold, for the message
                )->list: # sorted paths
     "The image files of `folder`. Raises `InputError` when it is missing or holds none."
-    # not `data.folders.list_files`: that one takes more suffixes, leaves out hidden files and says other things
+    # not `data.folders.list_files`: that one takes more suffixes and says other things
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f'{folder} is not a folder: give the path of a folder with {what}.')
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    shown = [p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith('.')]
+    files = sorted(p for p in shown if p.suffix.lower() in IMAGE_SUFFIXES)
     kinds = ', '.join(sorted(IMAGE_SUFFIXES))
     if not files:
         raise InputError(f'{folder} holds no image: expected {what} as {kinds} files.')
@@ -174,6 +175,8 @@ def read_image(path, # an image file
     # not `data.formats.read_pictures`: that one keeps 16 bits and floats, and reads TIFF without Pillow
     try:
         with Image.open(path) as im:
+            if im.mode=='F' or im.mode.startswith('I') and np.asarray(im).max()>2**16-1:
+                raise ValueError('its numbers are no bytes and have no 16 bits')
             if im.mode.startswith('I'):
                 im = Image.fromarray((np.asarray(im)/257).round().astype(np.uint8))
             a = np.asarray(im.convert('L' if channels==1 else 'RGB'))
