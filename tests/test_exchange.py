@@ -104,7 +104,7 @@ def qgis(data, out):
 def test_there_and_back(tool, data, take, tmp_path):
     before = {p: p.read_bytes() for p in pictures_of(data).values()}
     status, out, err = take(tool(data, tmp_path/'out'), '--empty')
-    assert (status, err) == (0, '') and '4 masks' in out and '1 of them of pictures where nothing is' in out
+    assert (status, err) == (0, '') and '4 mask(s)' in out and '1 of them of pictures where nothing is' in out
     assert list(corrected_of(data)) == sorted(NAMES)
     for i, name in enumerate(NAMES):
         path = data/'corrected'/name.replace('.tif', '.png')
@@ -123,7 +123,7 @@ def test_earlier_masks_are_kept(data, take, tmp_path):
         content['annotations'].append(dict(id=99, image_id=1, category_id=1, area=area,
                                            segmentation=[[0, 0, area, 0, area, 1, 0, 1]]))
         status, out, err = take(save(path, content))
-        assert status == 0 and '1 earlier masks are kept' in out
+        assert status == 0 and '1 earlier mask(s) kept' in out
     kept = [p.relative_to(data).as_posix() for p in earlier_of(data)]
     assert kept == ['corrected/earlier/objects/9.1.png', 'corrected/earlier/objects/9.2.png']
     assert (read_corrected(data/kept[0]) == np.where(mask_of(1), 255, 0)).all()
@@ -229,7 +229,7 @@ def test_part_of_an_export(data, take, tmp_path):
     tasks = tasks_of(brushed())+tasks_of(brushed(), name='objects/north/7.png')+tasks_of(brushed(), name='no.png')
     tasks[1]['annotations'][0]['result'][0]['original_width'] = 35
     status, out, err = take(save(tmp_path/'export.json', tasks+tasks_of(name='objects/south/7.png')))
-    assert status == 2 and '1 masks in' in out and '1 pictures were not looked at' in out
+    assert status == 2 and '1 mask(s) in' in out and '1 picture(s) not looked at' in out
     assert 'no.png is no picture' in err and '(24, 35) pixels' in err
     assert list(corrected_of(data)) == ['objects/9.tif']
 
@@ -308,7 +308,7 @@ def test_packed_run_lengths():
         assert (outline_mask(rle, shape) == mask).all()
     ring = [10.2, 4.1, 50.7, 9.3, 61, 40, 30.5, 55.5, 8, 33]
     theirs = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([ring], 60, 70))) > 0
-    assert (polygon_mask(ring, (60, 70)) ^ theirs).sum() < .02*theirs.sum()
+    assert (polygon_mask(ring, (60, 70)) ^ theirs).sum() < .03*theirs.sum()
 
 
 def test_megapixel_of_brush():

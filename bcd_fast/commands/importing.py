@@ -34,11 +34,11 @@ def import_parser()->argparse.ArgumentParser:
     p.add_argument('--empty', action='store_true', help=HELP['empty'])
     return p
 
-# %% ../../nbs/commands/05_importing.ipynb #572fd58b
+# %% ../../nbs/commands/05_importing.ipynb #fb3d61ae
 SAY = {
-    'taken': '{kind}: {n} masks in {folder}, {nothing} of them of pictures where nothing is',
-    'kept': '{n} earlier masks are kept in {folder}',
-    'not looked': '{n} pictures were not looked at, and are left as they are: {names}'}
+    'taken': '{kind}: {n} mask(s) in {folder}, {nothing} of them of pictures where nothing is',
+    'kept': '{n} earlier mask(s) kept in {folder}',
+    'not looked': '{n} picture(s) not looked at, and left as they are: {names}'}
 SHOWN = 5 # names at most
 
 def some_names(names)->str:

@@ -7,9 +7,9 @@ __all__ = ['MALFORMED', 'ODD', 'NEUTRAL', 'SHOWN', 'UPLOADS', 'UPLOADED', 'SAY',
            'drawn', 'composed', 'understood', 'local_name', 'stem_parts', 'equal_end', 'best_fits', 'Names',
            'name_below', 'shape_of', 'opened', 'is_turned', 'shown_as_stored', 'eight_bits']
 
-# %% ../../nbs/exchange/01_entries.ipynb #42a9b6c1
+# %% ../../nbs/exchange/01_entries.ipynb #bd8de101
 import numpy as np, os, posixpath, re, unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -116,9 +116,9 @@ def best_fits(named:tuple, pictures:dict)->list: # parts; name of a picture -> i
     best = max(fits.values(), default=0)
     return [name for name, n in fits.items() if n==best] if best else []
 
-# %% ../../nbs/exchange/01_entries.ipynb #8962ec34
+# %% ../../nbs/exchange/01_entries.ipynb #5534dc97
 SAY = {
-    'missing': '{name} is no picture of {folder}.',
+    'missing': '{name} is no picture of {folder}: a name, with its folders, must be the end of that of a picture.',
     'ambiguous': '{name} may be {found}: nothing is guessed; export names with their folders.',
     'double': '{name}: {found} would have one and the same mask, {path}: give the files different names.'}
 
@@ -131,10 +131,18 @@ class Names:
         plain = {name: unicodedata.normalize('NFC', name) for name in self.pictures}
         self.whole = {name: PurePosixPath(n).parts for name, n in plain.items()}
         self.stems = {name: stem_parts(n) for name, n in plain.items()}
+        self.bare = defaultdict(list) # last part, with the suffix or without -> names
+        for name in self.pictures:
+            for last in (self.whole[name][-1], self.stems[name][-1]):
+                self.bare[last].append(name)
         self.same = Counter(corrected_path(self.folder, name) for name in self.pictures)
     def fitting(self, name:str)->list: # of `local_name` -> names of pictures
         "The pictures that a name may mean."
-        return best_fits(PurePosixPath(name).parts, self.whole) or best_fits(stem_parts(name), self.stems)
+        for parts, ways in ((PurePosixPath(name).parts, self.whole), (stem_parts(name), self.stems)):
+            near = self.bare.get(parts[-1] if parts else '', [])
+            if found := best_fits(parts, {n: ways[n] for n in near}):
+                return found
+        return []
     def find(self, address:str)->str: # as an export has it -> of `pictures_of`
         "The picture that is meant. Raises `InputError` where there is none, or more than one."
         with understood(str(address), 'a labelling tool'):

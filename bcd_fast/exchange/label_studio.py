@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['WORD', 'SIZES', 'LONGEST', 'SHORT', 'NUMBERS', 'CLAIMS', 'INTERFACE', 'OUTSIDE', 'READ_SAYS', 'GEOMETRY', 'packed',
            'runs', 'encode_brush', 'literal', 'block_at', 'decode_brush', 'brush_mask', 'brush_region',
-           'brush_prediction', 'local_address', 'above_all', 'shown_file', 'write_label_studio', 'picture_of', 'newest',
-           'painted', 'refusal', 'brush_drawing', 'task_entry', 'read_label_studio']
+           'encode_regions', 'brush_prediction', 'local_address', 'above_all', 'shown_file', 'write_label_studio',
+           'picture_of', 'newest', 'painted', 'refusal', 'brush_drawing', 'task_entry', 'read_label_studio']
 
-# %% ../../nbs/exchange/02_label_studio.ipynb #d72dfcf4
+# %% ../../nbs/exchange/02_label_studio.ipynb #4ecbdf2c
 import json, numpy as np, os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from urllib.parse import quote
 from ..core import InputError, make_folder, write_whole
 from .corrected import png_bytes
 from .entries import Entry, drawn, eight_bits, name_below, shown_as_stored, understood
-from ..prediction.outputs import mean_score, region_mask, regions
+from ..prediction.outputs import mean_score, regions
 
 # %% ../../nbs/exchange/02_label_studio.ipynb #58bdbff3
 WORD, SIZES = 8, (3,4,8,16) # bits of a value; sizes of a length, bits
@@ -103,7 +103,7 @@ def brush_mask(rle, shape)->np.ndarray: # list of bytes, (H,W) -> (H,W) bool
     h, w = shape
     return decode_brush(rle, 4*h*w).reshape(h, w, 4)[..., 3]>0
 
-# %% ../../nbs/exchange/02_label_studio.ipynb #b55268ce
+# %% ../../nbs/exchange/02_label_studio.ipynb #5d4121e2
 INTERFACE = '''<View>
   <Image name="image" value="$image" zoom="true"/>
   <BrushLabels name="tag" toName="image">
@@ -114,20 +114,34 @@ INTERFACE = '''<View>
 '''
 OUTSIDE = '{path} lies outside of {root}: Label Studio shows files below its document root alone; give one above all.'
 
-def brush_region(i:int, mask, prob, # number, (H,W) bool, (H,W) in [0,1] or None
-                 label:str)->dict:
+def brush_region(i:int, rle:list, # number, of `encode_brush`
+                 shape, label:str)->dict: # (H,W)
     "A region as Label Studio's predictions have it."
-    h, w = mask.shape
-    value = dict(format='rle', rle=encode_brush(mask), brushlabels=[label])
-    score = {} if prob is None else dict(score=mean_score(prob, mask))
+    h, w = shape
+    value = dict(format='rle', rle=rle, brushlabels=[label])
     return dict(id=f'region{i}', type='brushlabels', from_name='tag', to_name='image', original_width=w,
-                original_height=h, image_rotation=0, value=value)|score
+                original_height=h, image_rotation=0, value=value)
+
+def encode_regions(numbers)->list: # (H,W) of `regions` -> of `encode_brush` of each
+    "Run lengths of all regions, in one pass over the picture."
+    lengths, values = runs(numbers.ravel())
+    ends, out = np.cumsum(lengths), []
+    order = np.argsort(values, kind='stable')
+    for at in np.split(order, np.searchsorted(values[order], np.arange(1, values.max()+1)))[1:]:
+        edges = np.stack([ends[at]-lengths[at], ends[at]], 1).ravel()
+        between = np.diff(edges, prepend=0, append=numbers.size)
+        there = between>0
+        out.append(list(packed(4*between[there], np.where(np.arange(len(between))%2, 255, 0)[there])))
+    return out
 
 def brush_prediction(mask, prob, threshold:float, # (H,W) bool, (H,W) in [0,1] or None; of the mask
                      label:str='object')->dict:
     "All regions of a mask as one prediction."
     numbers, places = regions(mask)
-    found = [brush_region(i, region_mask(numbers, i, s), prob, label) for i, s in enumerate(places, 1)]
+    found = [brush_region(i, rle, mask.shape, label) for i, rle in enumerate(encode_regions(numbers), 1)]
+    if prob is not None:
+        for i, (region, s) in enumerate(zip(found, places), 1):
+            region['score'] = mean_score(prob[s], numbers[s]==i)
     score = mean_score(prob, mask) if prob is not None and np.any(mask) else 0.
     return dict(model_version=f'bcd_fast, threshold {threshold:g}', score=score, result=found)
 
