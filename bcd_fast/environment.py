@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'bcd_train', 'bcd_demo', 'bcd_predict', 'bcd_eval', 'bcd_bench', 'bcd_check', 'bcd_export', 'bcd_figures',
-           'end_at_once', 'load', 'command']
+           'bcd_import', 'end_at_once', 'load', 'command']
 
 # %% ../nbs/environment.ipynb #8e5da6c9
 import importlib, os, signal, threading, warnings
@@ -26,7 +26,8 @@ COMMANDS = dict(
     bcd_bench='commands.bench',
     bcd_check='commands.check',
     bcd_export='commands.predict',
-    bcd_figures='commands.gallery') # where each is
+    bcd_figures='commands.gallery',
+    bcd_import='commands.importing') # where each is
 
 def end_at_once(*_):
     "Say that a key has stopped the process, and end it."
@@ -58,4 +59,4 @@ def command(name:str, *words)->int: # one of `COMMANDS`, perhaps a list of words
 
 # %% ../nbs/environment.ipynb #0c2a43a2
 bcd_train, bcd_demo, bcd_predict, bcd_eval = (partial(command, n) for n in list(COMMANDS)[:4])
-bcd_bench, bcd_check, bcd_export, bcd_figures = (partial(command, n) for n in list(COMMANDS)[4:])
+bcd_bench, bcd_check, bcd_export, bcd_figures, bcd_import = (partial(command, n) for n in list(COMMANDS)[4:])

@@ -1,1 +1,1 @@
-"""The other installed commands: check, predict, export, eval, bench, figures."""
+"""The other installed commands: check, predict, export, eval, bench, figures, import."""

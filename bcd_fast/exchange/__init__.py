@@ -1,0 +1,1 @@
+"""Masks to labelling tools and back: corrected masks in a folder of pictures."""
