@@ -189,3 +189,23 @@ def test_bands_are_the_whole(model, tmp_path, monkeypatch, name):
     whole = s.predict(EIGHT[None], probabilities=True)[0]
     monkeypatch.setattr(predict, 'ENLARGED', 100)
     assert np.allclose(s.predict(EIGHT[None], probabilities=True)[0], whole, atol=.02)
+
+
+SENSOR = np.random.default_rng(2).integers(100, 4096, (300, 200)).astype(np.uint16) # 12 bits
+HEIGHTS = np.random.default_rng(3).normal(300, 40, (300, 200)).astype(np.float32)
+
+
+@pytest.mark.parametrize('by_rows', (False, True))
+@pytest.mark.parametrize('trained, given, fits', (
+    (SENSOR, SENSOR//100, True), (SENSOR, SENSOR.astype(np.int32), True), (SENSOR, SENSOR.astype(np.float32), True),
+    (SENSOR, 16*SENSOR, False), (SENSOR, SCENE, False), (SENSOR, SCENE > 128, False), (16*SENSOR, SENSOR, True),
+    (HEIGHTS, .5*HEIGHTS, True), (HEIGHTS, HEIGHTS.astype(np.int16), False), (HEIGHTS, HEIGHTS/1e5, False),
+    (HEIGHTS/1e3, HEIGHTS, False), (257*SCENE.astype(np.uint16), SCENE, True), (SCENE/np.float32(255), SCENE, True)))
+def test_models_of_other_numbers(model, tmp_path, monkeypatch, by_rows, trained, given, fits):
+    how = fit_normalisation('auto', [Picture(trained[None], kind=trained.dtype.name)])
+    changes = dict(normalisation=how.to_dict(), numbers=how.files.to_dict())
+    (tmp_path/'in').mkdir()
+    tifffile.imwrite(tmp_path/'in/a.tif', given)
+    monkeypatch.setattr(tiles, 'SMALL', 16 if by_rows else 2**24)
+    done = predict.predict_folder(rewritten(model, tmp_path/'other', **changes), tmp_path/'in', tmp_path/'out')
+    assert (done['written'], len(done['unreadable'])) == (int(fits), int(not fits)), done

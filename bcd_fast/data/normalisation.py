@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'STEPS', 'MANY', 'NORMALISATIONS', 'REACH', 'EACH', 'MOST', 'HEAVY', 'ENDS', 'TOP', 'BITS', 'IN_WORDS',
-           'LINE', 'FAR', 'FAINT', 'ANY_GAIN', 'OTHER', 'Numbers', 'on_grid', 'numbers_of', 'merged', 'local_mean',
-           'column', 'logarithms', 'Normalisation', 'per_band', 'is_number', 'are_numbers', 'is_normalisation',
-           'read_normalisation', 'is_numbers', 'read_numbers', 'some_pixels', 'half_of', 'check_bands', 'sample_pixels',
-           'tail', 'knee_of', 'band_ends', 'stretched', 'unit_range', 'fit_normalisation', 'learned', 'as_read',
-           'ranges_of', 'in_words', 'pictures_line', 'stored', 'byte_step', 'alike', 'in_reach', 'factor_to',
-           'needs_look', 'factor_for', 'times', 'as_trained']
+           'LINE', 'FAR', 'FAINT', 'ANY_GAIN', 'OTHER', 'Numbers', 'on_grid', 'brightness', 'numbers_of', 'merged',
+           'local_mean', 'column', 'logarithms', 'Normalisation', 'per_band', 'is_number', 'are_numbers',
+           'is_normalisation', 'read_normalisation', 'is_numbers', 'read_numbers', 'some_pixels', 'half_of',
+           'check_bands', 'sample_pixels', 'tail', 'knee_of', 'band_ends', 'stretched', 'unit_range',
+           'fit_normalisation', 'learned', 'as_read', 'ranges_of', 'in_words', 'pictures_line', 'stored', 'byte_step',
+           'alike', 'in_reach', 'factor_to', 'needs_look', 'factor_for', 'times', 'as_trained']
 
 # %% ../../nbs/data/02_normalisation.ipynb #ad944e5b
 import numpy as np, reprlib
@@ -29,7 +29,7 @@ class Numbers:
     low: float # smallest number
     high: float # largest number
     steps: tuple # of `STEPS`; all numbers are multiples of each
-    bright: tuple # smallest and largest, over the pictures, of the 99 % quantile of the sizes of their numbers
+    bright: tuple # of the 99 % quantiles of the sizes of the pictures' numbers: smallest without zeros, largest
     @property
     def families(self)->set: # of bytes, integers, floats
         "What the types are; integers of 64 bits are how Python holds numbers of any origin, so they count as floats."
@@ -45,6 +45,11 @@ def on_grid(v, step:float)->bool: # (S,) float32
     n = v/np.float64(step)
     return bool((np.abs(n-n.round())<=1e-3).all())
 
+def brightness(sizes)->tuple: # (S,) -> two numbers
+    "What 99 % of the sizes stay below: without zeros, which may fill most of a picture, and with them."
+    there = sizes[sizes>0]
+    return float(np.quantile(there, .99)) if len(there) else 0., float(np.quantile(sizes, .99))
+
 def numbers_of(v, kind:str # (S,) numbers of a picture, S>0; name of their type in the file
               )->Numbers:
     "What numbers a picture holds. Most steps are ruled out by some of its numbers."
@@ -55,8 +60,7 @@ def numbers_of(v, kind:str # (S,) numbers of a picture, S>0; name of their type 
     if len(some)<v.size:
         parts = [p.astype(np.float32) for p in np.array_split(v, max(1, v.size//2**20))]
         steps = [s for s in steps if all(on_grid(p, s) for p in parts)]
-    bright = float(np.quantile(np.abs(some), .99))
-    return Numbers((kind,), low, high, tuple(steps), (bright,bright))
+    return Numbers((kind,), low, high, tuple(steps), brightness(np.abs(some)))
 
 def merged(a, b:Numbers # or None
           )->Numbers:
@@ -362,7 +366,7 @@ def alike(n:Numbers, trained:Numbers # of a picture, of the training pictures
 def in_reach(n:Numbers, trained:Numbers)->bool: # as for `alike`
     "Whether most of a picture is not far from all that was seen."
     far = n.bright[1]>FAR*max(abs(trained.low), abs(trained.high))
-    return not far and ('floats' not in trained.families or n.bright[1]>=trained.bright[0]/FAINT)
+    return not far and ('floats' not in trained.families or n.bright[0]>=trained.bright[0]/FAINT)
 
 def factor_to(n:Numbers, trained:Numbers)->float: # as for `alike`; or None
     "By what a picture's numbers become those of the training pictures; None where that is in doubt."

@@ -17,7 +17,7 @@ from .models import load_model
 # %% ../../nbs/prediction/05_onnx.ipynb #3dbcca27
 def places_for(side:int, step:int # pixels; what the masker wants multiples of
               )->torch.Tensor: # (n,) of a multiple of `step`
-    "Which rows or columns fill a side: mirrored at its end; of sides below `step` the last again."
+    "Which rows or columns fill a side: mirrored at its end; of sides below `step` the last one again."
     # without branches on `side`, which a graph could not follow
     at, last = torch.arange((side+step-1)//step*step), side-1
     return torch.where(torch.full_like(at, side)<step, at.clamp(max=last), last-(at-last).abs())
