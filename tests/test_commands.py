@@ -200,3 +200,58 @@ def test_several_runs(run, tmp_path):
     status, out, err = run('bcd_train', '--multirun', 'seed=0,1', 'stage=1', 'bar=false', *words)
     assert status == 0, err
     assert sorted(p.parent.name[-1] for p in (tmp_path/'runs/demo').glob('*/metrics.json')) == ['0', '1']
+
+
+@pytest.mark.parametrize('command, words, said', [
+    ('bcd_check', ['x', '--size', '-1'], '--size: -1 is not possible: it must be at least 16'),
+    ('bcd_check', ['x', '--channels', '0'], '--channels: 0 is not possible: it must lie from 1'),
+    ('bcd_check', ['x', '--nodata', 'none'], '--nodata: none is not a number'),
+    ('bcd_check', ['x', '--fit', 'both'], "invalid choice: 'both'"),
+    ('bcd_check', ['nowhere'], 'nowhere is not there: give a folder'),
+    ('bcd_check', ['file'], 'file is a file and no CSV table'),
+    ('bcd_check', ['.'], 'objects is not a folder'),
+    ('bcd_check', ['.', '--out', 'nowhere/page.html'], 'nowhere is not a folder'),
+    ('bcd_check', ['.', '--out', '.'], 'is a folder: give the name of a file'),
+    ('bcd_eval', ['x', 'y', '--threshold', 'nan'], '--threshold: nan is not possible: it must lie between 0 and 1'),
+    ('bcd_eval', ['x', 'y', '--worst', '-3'], '--worst: -3 is not possible: it must be at least 0'),
+    ('bcd_eval', ['nowhere', '.'], 'nowhere is no model folder'),
+    ('bcd_bench', ['clustering', '--quick', '--out', 'file'], 'file cannot be made'),
+    ('bcd_figures', ['--benchmarks', 'nowhere'], 'nowhere is not a folder'),
+    ('bcd_figures', ['--studies', '.'], 'holds no JSON file'),
+    ('bcd_figures', ['--studies', '.', '--out', 'file'], 'file cannot be made'),
+    ('bcd_demo', ['--seed', '-1'], '--seed: -1 is not possible: it must be at least 0'),
+    ('bcd_demo', ['--fast'], 'unrecognized arguments: --fast'),
+    ('bcd_train', ['data=folder', 'data.path=a\x1b[2J\nb'], r'a\x1b[2J\nb'),
+    ('bcd_train', ['data.size=abc'], 'data.size=abc is not possible: expected int at least 16'),
+    ('bcd_train', ['-m', 'data.size=32,abc'], 'data.size=abc is not possible'),
+    ('bcd_train', ['seed=1,2'], 'add --multirun'),
+    ('bcd_train', ['hydra.nothing=1'], "Could not override 'hydra.nothing'"),
+    ('bcd_train', ['--resume', 'no (run), here'], 'no (run), here is not the folder of a run')])
+def test_words(call, tmp_path, command, words, said):
+    (tmp_path/'file').write_text('no picture')
+    one_sentence(call(command, *words), said)
+
+
+def test_fault(call, monkeypatch):
+    "A mistake of ours keeps its traceback, in which no name commands the terminal."
+    def broken(*args):
+        raise KeyError('\x1b[2J')
+    monkeypatch.setattr('bcd_fast.train.check_words', broken)
+    status, out, err = call('bcd_train')
+    assert status == 1
+    assert 'Traceback' in err and 'please report' in err.splitlines()[-1] and '\x1b' not in err
+
+
+def test_colours_and_odd_names(call, tmp_path):
+    "What becomes of colours is said; names in Latin-1, with new lines and with commands to the terminal stop nothing."
+    for what in ('objects', 'backgrounds'):
+        (tmp_path/'data'/what).mkdir(parents=True)
+        for i, name in enumerate(('a\x1b[31m', 'new\nline', 'Gr\udcfcn', '<b>', *'efghijkl')):
+            noise = np.random.default_rng(i+100*(what == 'objects')).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(noise).save(tmp_path/'data'/what/f'{name}.png')
+        (tmp_path/'data'/what/'bad\x1b[2J\n\udcfc.png').write_bytes(b'broken')
+    status, out, err = call('bcd_check', 'data', '--channels', '1')
+    assert status == 1, err
+    assert 'colours are turned to gray by data.channels=1' in out and r'bad\x1b[2J\n\udcfc.png' in out
+    page = (tmp_path/'bcd_check.html').read_text(encoding='utf-8')
+    assert '\x1b' not in out+err+page and r'bad\x1b[2J\n\udcfc.png' in page

@@ -6,9 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from bcd_fast.core import InputError
-from bcd_fast.experiments.catalogue import GROUPS, compose_config
+from bcd_fast.experiments.catalogue import GROUPS, TEXTS, compose_config
 from bcd_fast.experiments.configs import Config
-from bcd_fast.settings import check, choices_of, given, group, help_lines, meaning, setting, taken, walk
+from bcd_fast.settings import check, choices_of, given, group, help_lines, meaning, setting, taken, value_at, walk
 from bcd_fast.training.losses import BCDLoss
 from bcd_fast.training.stage2 import TrainerConfig
 
@@ -90,3 +90,13 @@ def test_what_means_nothing_is_refused(words, said):
 
 def test_groups_hold_plain_values():
     assert given(OmegaConf.structured(Config).divergence) == {}
+
+
+@pytest.mark.parametrize('key', sorted(TEXTS))
+def test_texts_are_taken_as_they_are(key):
+    for text in ("Survey (2024), [old] {a}=#1 & $HOME ${x} \\${y} 'b' \"c\"", ' x ', "'", '\\', 'a\nb'):
+        cfg = compose_config(['data=folder', f'{key}={text}'])
+        assert value_at(cfg, key) == text
+        again = OmegaConf.create(OmegaConf.to_yaml(cfg)) # as a run that goes on reads it
+        assert value_at(again, key) == text
+    assert value_at(compose_config(['data=folder', f'{key}="x y"']), key) == 'x y' # in quotes already
