@@ -452,7 +452,7 @@ def fitting(mask:Picture, name:str, shape)->Read: # as for `object_pixels`
 # %% ../../nbs/data/03_folders.ipynb #7d59b3e4
 HOW = dict(opaque='what is not transparent', bright='what is bright (above 127)', colours='every colour but black')
 TALLY_SAYS = dict(
-    masks='{n} masks: {how} taken as object', empty='{n} without an object ({names})',
+    masks='{n} mask{s}: {how} taken as object', empty='{n} without an object ({names})',
     full='{n} all object ({names}): is that so?',
     much='{share:.0%} of their pixels are object: are they inverted (0 where there is none)?')
 MUCH = .5 # share of the pixels of all masks
@@ -474,7 +474,8 @@ class Tally:
             (self.full if n else self.empty).append(name)
     def line(self)->str: # nothing where there was no mask
         "What is said of them."
-        parts = [TALLY_SAYS['masks'].format(n=len(ends), how=taken_as(how, ends)) for how, ends in self.read.items()]
+        parts = [TALLY_SAYS['masks'].format(n=len(e), s='s'*(len(e)>1), how=taken_as(how, e))
+                 for how, e in self.read.items()]
         for what, names in dict(empty=self.empty, full=self.full).items():
             parts += [TALLY_SAYS[what].format(n=len(names), names=and_more(names))] if names else []
         share = self.inside/max(1, self.pixels)
@@ -788,4 +789,4 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
     masks, more = read_masks(files['masks'], found['objects'])
     bad += more
     ds = pictures_dataset(found|dict(masks=list(enumerate(masks))), str(folder), windows, bad)
-    return replace(ds, source=f'your images in {Path(folder).name}')
+    return replace(ds, source=f'your images in {Path(folder).resolve().name}')
