@@ -337,9 +337,9 @@ MASK_SAYS = dict(
     size='the mask {mask} has {of_mask} pixels and its image {name} {of_image}: they must be equal.',
     negative='{mask} is no mask: its numbers go from {low:g} to {high:g}. Write 0 where there is no object and larger '
              'numbers where there is.',
-    no_ground='{mask} is no mask: it has {n} {values} ({low:g} to {high:g}), and no pixel of it is 0 or transparent. '
+    no_ground='{mask} is no mask: it has {n} {values}, and no pixel of it is 0 or transparent. '
               'Write 0 where there is no object.',
-    unclear='{mask} is no mask: it has {n} {values} ({low:g} to {high:g}) that are neither two values nor labels, of '
+    unclear='{mask} is no mask: it has {n} {values} that are neither two values nor labels, of '
             'which equal ones lie together. Write 0 where there is no object and 255 where there is.')
 
 @dataclass
@@ -406,7 +406,9 @@ def bright_pixels(mask:Picture): # -> (h,w) bool, or None where much lies betwee
 def check_mask(mask:Picture, code, labels:bool): # (h,w) numbers; do equal ones lie together?
     "Raise `InputError` for numbers that do not say what is object."
     gray, n = is_gray(mask.values), len(np.unique(code))
-    said = dict(mask=mask.name, n=n, low=code.min(), high=code.max(), values='values' if gray else 'colours')
+    low, high = code.min(), code.max()
+    said = dict(mask=mask.name, n=n, low=low, high=high,
+                values=f'values ({low:g} to {high:g})' if gray else 'colours')
     if gray and code.min()<0:
         raise InputError(MASK_SAYS['negative'].format(**said))
     if not labels:
