@@ -126,7 +126,7 @@ def test_jpeg_by_the_half(tmp_path, quality):
 
 
 REFUSED = {
-    'soft.png': ((SOFT*255).astype(np.uint8), r'soft.png is no mask: it has \d+ values \(\d+ to 25\d\)'),
+    'soft.png': ((SOFT*255).astype(np.uint8), r'soft.png is no mask: it has \d+ values \(\d+ to 25\d\) that'),
     'labels.jpg': (SEVEN.astype(np.uint8)*20, 'labels.jpg is no mask'),
     'photo.png': (gray(0), 'neither two values nor labels'),
     'two.png': (DISC.astype(np.uint8)+1, r'has 2 values \(1 to 2\), and no pixel of it is 0 or transparent')}

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
-           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'Source', 'Pile', 'file_hash', 'Bags', 'middle', 'octaves',
-           'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size',
-           'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at', 'read_piles', 'read_bags']
+           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'Source', 'Pile', 'file_hash', 'Bags', 'middle',
+           'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels',
+           'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at']
 
 # %% ../../nbs/data/13_bags.ipynb #a45c10b9
 import numpy as np, os, tempfile
@@ -250,7 +250,7 @@ def make_pile(reader:Reader, shapes, # of (H,W) of its pictures, in order
     return pile
 
 # %% ../../nbs/data/13_bags.ipynb #7a07776d
-FEW = 24 # pictures by which the scale is chosen
+FEW, HELD = 24, 2**27 # pictures by which the scale is chosen, and numbers in all but the first
 
 @dataclass
 class Survey:
@@ -269,7 +269,8 @@ class Survey:
                 self.shapes[what].append(p.values.shape[1:])
                 self.kinds.setdefault(str(p.values.dtype), p.name)
                 self.n_gray += all_gray(p.values)
-                if number%step==0 and len(self.some)<FEW:
+                held = sum(q.values.size for q in self.some)+p.values.size
+                if number%step==0 and len(self.some)<FEW and (held<=HELD or not self.some):
                     self.some.append(p)
                 yield replace(p, name=f'{what}/{p.name}')
     def few(self, channels:int)->list: # of the set -> of `Picture`
@@ -345,4 +346,10 @@ def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CS
     files, said = find_files(folder)
     readers = {what: Reader(files[what], reading) for what in ('objects','backgrounds')}
     bags = read_piles(readers, str(folder), normalise, scale, files['masks'], files.get('groups'))
+<<<<<<< ours
     return replace(bags, unreadable=said+bags.unreadable, source=f'your images in {shown(Path(folder).name)}')
+||||||| base
+    return replace(bags, unreadable=said+bags.unreadable, source=f'your images in {Path(folder).name}')
+=======
+    return replace(bags, unreadable=said+bags.unreadable, source=f'your images in {Path(folder).resolve().name}')
+>>>>>>> theirs

@@ -13,7 +13,7 @@ __all__ = ['BESIDE', 'LEFT_OUT', 'LABELS', 'TABLES', 'COLUMNS', 'SEPARATORS', 'M
            'taken_as', 'mask_file', 'mask_pages', 'masks_of', 'Windows', 'square', 'resized', 'target_size',
            'grid_starts', 'grid_windows', 'filled', 'normalised', 'cut_windows', 'stacked_valid', 'stack_windows',
            'check_kinds', 'check_few', 'check_types', 'about_pictures', 'one_scale', 'window_bytes', 'too_long',
-           'not_too_long', 'digest', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
+           'not_too_long', 'digest', 'in_both', 'pictures_dataset']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
 import csv, hashlib, io, numpy as np, os, re, torch, torch.nn.functional as F, unicodedata
@@ -337,9 +337,9 @@ MASK_SAYS = dict(
     size='the mask {mask} has {of_mask} pixels and its image {name} {of_image}: they must be equal.',
     negative='{mask} is no mask: its numbers go from {low:g} to {high:g}. Write 0 where there is no object and larger '
              'numbers where there is.',
-    no_ground='{mask} is no mask: it has {n} {values} ({low:g} to {high:g}), and no pixel of it is 0 or transparent. '
+    no_ground='{mask} is no mask: it has {n} {values}, and no pixel of it is 0 or transparent. '
               'Write 0 where there is no object.',
-    unclear='{mask} is no mask: it has {n} {values} ({low:g} to {high:g}) that are neither two values nor labels, of '
+    unclear='{mask} is no mask: it has {n} {values} that are neither two values nor labels, of '
             'which equal ones lie together. Write 0 where there is no object and 255 where there is.')
 
 @dataclass
@@ -406,7 +406,9 @@ def bright_pixels(mask:Picture): # -> (h,w) bool, or None where much lies betwee
 def check_mask(mask:Picture, code, labels:bool): # (h,w) numbers; do equal ones lie together?
     "Raise `InputError` for numbers that do not say what is object."
     gray, n = is_gray(mask.values), len(np.unique(code))
-    said = dict(mask=mask.name, n=n, low=code.min(), high=code.max(), values='values' if gray else 'colours')
+    low, high = code.min(), code.max()
+    said = dict(mask=mask.name, n=n, low=low, high=high,
+                values=f'values ({low:g} to {high:g})' if gray else 'colours')
     if gray and code.min()<0:
         raise InputError(MASK_SAYS['negative'].format(**said))
     if not labels:
@@ -452,7 +454,7 @@ def fitting(mask:Picture, name:str, shape)->Read: # as for `object_pixels`
 # %% ../../nbs/data/03_folders.ipynb #7d59b3e4
 HOW = dict(opaque='what is not transparent', bright='what is bright (above 127)', colours='every colour but black')
 TALLY_SAYS = dict(
-    masks='{n} masks: {how} taken as object', empty='{n} without an object ({names})',
+    masks='{n} mask{s}: {how} taken as object', empty='{n} without an object ({names})',
     full='{n} all object ({names}): is that so?',
     much='{share:.0%} of their pixels are object: are they inverted (0 where there is none)?')
 MUCH = .5 # share of the pixels of all masks
@@ -474,7 +476,8 @@ class Tally:
             (self.full if n else self.empty).append(name)
     def line(self)->str: # nothing where there was no mask
         "What is said of them."
-        parts = [TALLY_SAYS['masks'].format(n=len(ends), how=taken_as(how, ends)) for how, ends in self.read.items()]
+        parts = [TALLY_SAYS['masks'].format(n=len(e), s='s'*(len(e)>1), how=taken_as(how, e))
+                 for how, e in self.read.items()]
         for what, names in dict(empty=self.empty, full=self.full).items():
             parts += [TALLY_SAYS[what].format(n=len(names), names=and_more(names))] if names else []
         share = self.inside/max(1, self.pixels)
@@ -788,4 +791,10 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
     masks, more = read_masks(files['masks'], found['objects'])
     bad += more
     ds = pictures_dataset(found|dict(masks=list(enumerate(masks))), str(folder), windows, bad)
+<<<<<<< ours
     return replace(ds, source=f'your images in {shown(Path(folder).name)}')
+||||||| base
+    return replace(ds, source=f'your images in {Path(folder).name}')
+=======
+    return replace(ds, source=f'your images in {Path(folder).resolve().name}')
+>>>>>>> theirs
