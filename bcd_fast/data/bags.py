@@ -6,7 +6,8 @@
 __all__ = ['SCORED', 'UNSCORED', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
            'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'Source', 'Pile', 'file_hash', 'Bags', 'middle',
            'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels',
-           'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at']
+           'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at', 'read_piles',
+           'read_bags']
 
 # %% ../../nbs/data/13_bags.ipynb #a45c10b9
 import numpy as np, os, tempfile
@@ -346,10 +347,5 @@ def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CS
     files, said = find_files(folder)
     readers = {what: Reader(files[what], reading) for what in ('objects','backgrounds')}
     bags = read_piles(readers, str(folder), normalise, scale, files['masks'], files.get('groups'))
-<<<<<<< ours
-    return replace(bags, unreadable=said+bags.unreadable, source=f'your images in {shown(Path(folder).name)}')
-||||||| base
-    return replace(bags, unreadable=said+bags.unreadable, source=f'your images in {Path(folder).name}')
-=======
-    return replace(bags, unreadable=said+bags.unreadable, source=f'your images in {Path(folder).resolve().name}')
->>>>>>> theirs
+    source = f'your images in {shown(Path(folder).resolve().name)}'
+    return replace(bags, unreadable=said+bags.unreadable, source=source)

@@ -13,7 +13,7 @@ __all__ = ['BESIDE', 'LEFT_OUT', 'LABELS', 'TABLES', 'COLUMNS', 'SEPARATORS', 'M
            'taken_as', 'mask_file', 'mask_pages', 'masks_of', 'Windows', 'square', 'resized', 'target_size',
            'grid_starts', 'grid_windows', 'filled', 'normalised', 'cut_windows', 'stacked_valid', 'stack_windows',
            'check_kinds', 'check_few', 'check_types', 'about_pictures', 'one_scale', 'window_bytes', 'too_long',
-           'not_too_long', 'digest', 'in_both', 'pictures_dataset']
+           'not_too_long', 'digest', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
 import csv, hashlib, io, numpy as np, os, re, torch, torch.nn.functional as F, unicodedata
@@ -791,10 +791,4 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
     masks, more = read_masks(files['masks'], found['objects'])
     bad += more
     ds = pictures_dataset(found|dict(masks=list(enumerate(masks))), str(folder), windows, bad)
-<<<<<<< ours
-    return replace(ds, source=f'your images in {shown(Path(folder).name)}')
-||||||| base
-    return replace(ds, source=f'your images in {Path(folder).name}')
-=======
-    return replace(ds, source=f'your images in {Path(folder).resolve().name}')
->>>>>>> theirs
+    return replace(ds, source=f'your images in {shown(Path(folder).resolve().name)}')
