@@ -18,16 +18,16 @@ if 'GOMP_SPINCOUNT' not in os.environ:
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
 
 # %% ../nbs/environment.ipynb #b752b406
-COMMANDS = dict(
-    bcd_train='train',
-    bcd_demo='train',
-    bcd_predict='commands.predict',
-    bcd_eval='commands.eval',
-    bcd_bench='commands.bench',
-    bcd_check='commands.check',
-    bcd_export='commands.predict',
-    bcd_figures='commands.gallery',
-    bcd_import='commands.importing') # where each is
+COMMANDS = {
+    'bcd_train': 'train',
+    'bcd_demo': 'train',
+    'bcd_predict': 'commands.predict',
+    'bcd_eval': 'commands.eval',
+    'bcd_bench': 'commands.bench',
+    'bcd_check': 'commands.check',
+    'bcd_export': 'commands.predict',
+    'bcd_figures': 'commands.gallery',
+    'bcd_import': 'commands.importing'} # where each is
 
 def end_at_once(*_):
     "Say that a key has stopped the process, and end it."

@@ -479,6 +479,7 @@ def check_colours(path, reading:Reading)->list: # folder or table; how files bec
     said = colour_note(DataConfig('folder', path=str(path), **vars(reading))).removeprefix('note: ')
     return [Finding('note', 'colours', said)] if said else []
 
+# %% ../../nbs/commands/00_check.ipynb #5e3cb3e9
 def check_windows(ds, seed:int=0)->tuple: # Dataset -> list of Finding, caption -> figure
     "The checks of what a training would see."
     rows = [('with an object', ds.objects.images[:10], 'gray'), ('without', ds.backgrounds.images[:10], 'gray')]

@@ -232,6 +232,7 @@ def write_evaluation(run:Evaluation, found:dict, out, worst:int)->None: # conten
         save_figure(worst_figure(run, worst), out/'worst.png')
     write_json(out/'eval.json', found)
 
+# %% ../../nbs/commands/04_eval.ipynb #d052c914
 def check_scored(run:Evaluation, folder)->None: # of the object pictures
     "Raise `InputError` when no picture could be scored."
     if not run.scores.of('objects', 'iou'):
