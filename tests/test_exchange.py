@@ -180,6 +180,7 @@ BAD = {
                             'may be objects/north/7.png or objects/south/7.png'),
     'equal names, COCO': (image(file_name='7.png'), 'may be objects/north/7.png or objects/south/7.png'),
     'equal names, twice': (tasks_of(brushed())*2, 'the export has it 2 times'),
+    'no polygons': (dict(type='FeatureCollection', features=[]), 'add --empty'),
     'boxes': (annotation(segmentation=[]), 'has no outline'),
     'turned': (tasks_of(brushed(image_rotation=90)), 'turned by 90 degrees'),
     'short stream': (tasks_of(short(brushed())), 'ends early'),

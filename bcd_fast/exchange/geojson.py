@@ -81,7 +81,7 @@ def on_picture(content:dict, name:str, path)->tuple: # of `polygons_of`; a pictu
             raise InputError(SAY['system'].format(name=name, path=path, crs=system, why=why)) from e
     return shapes, transform
 
-# %% ../../nbs/exchange/06_geojson.ipynb #073b94e0
+# %% ../../nbs/exchange/06_geojson.ipynb #61d9ccbf
 def polygons_mask(content:dict, name:str, # of `polygons_of`
                   path, shape # of the picture; (H,W)
                  )->tuple: # (H,W) bool, list of sentences
@@ -96,11 +96,15 @@ def polygons_mask(content:dict, name:str, # of `polygons_of`
         raise InputError(SAY['outside'].format(name=name, n=beside, path=path))
     return out, [SAY['beside'].format(name=name, n=beside, of=len(shapes))] if beside else []
 
-def geojson_entry(content:dict, name:str)->Entry: # a feature collection; of the picture, as the place of the file says
+def geojson_entry(content:dict, # a feature collection
+                  name:str, # of the picture, as the place of the file says
+                  empty:bool=False # whether a file without polygons says that nothing is there
+                 )->Entry:
     "What a file says of its picture."
     place = PurePosixPath(name)
     name = (place.parent/f'{place.stem}.tif').as_posix()
-    entry = Entry(name, None, {None} if content.get('features') else set(), stored=True)
+    full = bool(content.get('features'))
+    entry = Entry(name, None, {None} if full else set(), looked=full or empty, stored=True)
     def draw(path, shape):
         with understood(place.as_posix(), 'a tool for GeoJSON'):
             mask, notes = polygons_mask(content, place.as_posix(), path, shape)
