@@ -23,7 +23,7 @@ from ..prediction.tiles import open_images
 from ..scoring.pictures import PILES
 from .corrected import GROUND, OBJECT, UNKNOWN, corrected_path
 
-# %% ../../nbs/exchange/01_entries.ipynb #ce3792ef
+# %% ../../nbs/exchange/01_entries.ipynb #f565c60f
 @dataclass(frozen=True)
 class Labels:
     "Which labels of a tool mean what; all others are not understood."
@@ -45,7 +45,7 @@ class Entry:
     sizes: set = field(default_factory=set) # of (H,W), that the export says
     looked: bool = True # whether a person has looked at the picture
     reason: str = '' # why it cannot be taken, a sentence
-    stored: bool = False # whether the tool shows pixels as they are stored, without turning by EXIF
+    ours: bool = False # whether it was drawn on what bcd_fast wrote
     notes: list = field(default_factory=list) # sentences that `draw` adds
 
 def drawn(regions, shape)->dict: # iterable of (label, (H,W) bool); (H,W) -> label -> (H,W) bool
@@ -166,7 +166,7 @@ def name_below(path, top)->str: # a file, a folder above it -> such as objects/s
     name = path.relative_to(top).as_posix() if top in path.parents else path.name
     return f'{top.name}/{name}' if top.name in PILES and top in path.parents else name
 
-# %% ../../nbs/exchange/01_entries.ipynb #13bfc859
+# %% ../../nbs/exchange/01_entries.ipynb #fefd089b
 ONE = '{path} holds {n} pictures: labelling tools are given files of one picture; split it.'
 PLAIN = '1','L','LA','P','PA','RGB','RGBA' # modes of Pillow that a browser shows as they are
 ORIENTATION = 0x0112 # of EXIF
@@ -187,7 +187,7 @@ def opened(path)->tuple: # -> mode of Pillow, orientation: 1 for as it is stored
         return '', 1
 
 def is_turned(path)->bool:
-    "Whether tools that heed EXIF show a picture turned or mirrored."
+    "Whether tools that heed EXIF show a picture otherwise than those that do not."
     return opened(path)[1] not in (0, 1)
 
 def shown_as_stored(path)->bool:

@@ -149,7 +149,7 @@ def entries_of(export:Export, folder, # of the pictures
         return [e for _, content in export.files for e in read_coco(content, empty)]
     return [e for _, c in export.files for e in read_label_studio(c if isinstance(c, list) else [c])]
 
-# %% ../../nbs/exchange/07_exports.ipynb #53955389
+# %% ../../nbs/exchange/07_exports.ipynb #84623909
 TAKEN_SAYS = {
     'not looked': '{path}: nobody has labelled any of its {n} pictures (no annotation that was saved and not '
                   'cancelled): label some, and export again.{more}',
@@ -159,8 +159,8 @@ TAKEN_SAYS = {
                'the object.',
     'twice': '{name}: the export has it {n} times: nothing is guessed.',
     'size': '{name} was labelled with {found} pixels, and {path} has {shape}: another picture, or a resized one.',
-    'turned': '{path} has an EXIF entry that turns it, so it was labelled otherwise than its pixels are stored: '
-              'save it without the entry, or label what bcd_predict --write made.',
+    'turned': '{path} has an EXIF entry that turns it, which some tools heed and others do not: save it upright '
+              'without the entry, or label the pictures that were written for the tool.',
     'refused': 'nothing of {path} can be taken. {first}{more}',
     'more': ' ({n} more are like that.)',
     'file': '{path} is no file of {kind}, and is left out.'}
@@ -192,7 +192,7 @@ def check_labels(entries, export:Export, labels:Labels)->list: # of `Entry` -> o
         raise InputError(TAKEN_SAYS['labels'].format(path=export.path, found=strange))
     return [TAKEN_SAYS['strange'].format(found=strange)] if strange else []
 
-# %% ../../nbs/exchange/07_exports.ipynb #f603e120
+# %% ../../nbs/exchange/07_exports.ipynb #909fd8e6
 def check_fits(entry, name:str, path)->tuple: # Entry; of `pictures_of` -> (H,W)
     "The size of a picture. Raises `InputError` where an entry does not fit to it."
     if entry.reason:
@@ -201,7 +201,7 @@ def check_fits(entry, name:str, path)->tuple: # Entry; of `pictures_of` -> (H,W)
     for size in entry.sizes:
         if size!=shape:
             raise InputError(TAKEN_SAYS['size'].format(name=name, found=size, path=path, shape=shape))
-    if not entry.stored and is_turned(path):
+    if not entry.ours and is_turned(path):
         raise InputError(TAKEN_SAYS['turned'].format(path=path))
     return shape
 

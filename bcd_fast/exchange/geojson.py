@@ -81,7 +81,7 @@ def on_picture(content:dict, name:str, path)->tuple: # of `polygons_of`; a pictu
             raise InputError(SAY['system'].format(name=name, path=path, crs=system, why=why)) from e
     return shapes, transform
 
-# %% ../../nbs/exchange/06_geojson.ipynb #61d9ccbf
+# %% ../../nbs/exchange/06_geojson.ipynb #e93c738b
 def polygons_mask(content:dict, name:str, # of `polygons_of`
                   path, shape # of the picture; (H,W)
                  )->tuple: # (H,W) bool, list of sentences
@@ -104,7 +104,7 @@ def geojson_entry(content:dict, # a feature collection
     place = PurePosixPath(name)
     name = (place.parent/f'{place.stem}.tif').as_posix()
     full = bool(content.get('features'))
-    entry = Entry(name, None, {None} if full else set(), looked=full or empty, stored=True)
+    entry = Entry(name, None, {None} if full else set(), looked=full or empty)
     def draw(path, shape):
         with understood(place.as_posix(), 'a tool for GeoJSON'):
             mask, notes = polygons_mask(content, place.as_posix(), path, shape)

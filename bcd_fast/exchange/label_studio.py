@@ -216,7 +216,7 @@ def painted(result:list)->list: # of an annotation -> of (label, region)
     pairs = [(name, r) for r, names in zip(brushed, labels) for name in names]
     return pairs+[('', r) for r, names in zip(brushed, labels) if not names and r.get('id') not in known]
 
-# %% ../../nbs/exchange/02_label_studio.ipynb #5646cf37
+# %% ../../nbs/exchange/02_label_studio.ipynb #d0ee9dc9
 def refusal(name:str, result:list)->str: # picture; of an annotation -> a sentence, or nothing
     "Why an annotation cannot be taken."
     for r in result:
@@ -237,14 +237,14 @@ def brush_drawing(name:str, pairs)->object: # picture; of `painted` -> as of `En
 def task_entry(task:dict)->Entry:
     "What a task says. Raises `InputError`."
     name = picture_of(task)
-    stored = isinstance(task['data'].get('picture'), str) # then the browser was given what is stored
+    ours = isinstance(task['data'].get('picture'), str)
     with understood(name, READ_SAYS['tool']):
         chosen = newest(task)
         if chosen is None:
-            return Entry(name, looked=False, stored=stored)
+            return Entry(name, looked=False, ours=ours)
         pairs, reason = painted(chosen['result']), refusal(name, chosen['result'])
         sizes = {(int(r['original_height']), int(r['original_width'])) for _, r in pairs}
-        return Entry(name, brush_drawing(name, pairs), {label for label, _ in pairs}, sizes, True, reason, stored)
+        return Entry(name, brush_drawing(name, pairs), {label for label, _ in pairs}, sizes, True, reason, ours)
 
 def read_label_studio(tasks:list)->list: # contents of an export -> of `Entry`
     "What an export says of each picture. Raises `InputError` for what Label Studio does not write."
