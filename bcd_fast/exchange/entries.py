@@ -116,12 +116,13 @@ def best_fits(named:tuple, pictures:dict)->list: # parts; name of a picture -> i
     best = max(fits.values(), default=0)
     return [name for name, n in fits.items() if n==best] if best else []
 
-# %% ../../nbs/exchange/01_entries.ipynb #5534dc97
+# %% ../../nbs/exchange/01_entries.ipynb #83f569f6
 SAY = {
     'missing': '{name} is no picture of {folder}: a name, with its folders, must be the end of that of a picture.',
     'ambiguous': '{name} may be {found}: nothing is guessed; export names with their folders.',
     'double': '{name}: {found} would have one and the same mask, {path}: give the files different names.'}
 
+# %% ../../nbs/exchange/01_entries.ipynb #41145c9f
 @dataclass
 class Names:
     "The pictures of a folder, to be found by what a tool calls them."
@@ -138,7 +139,8 @@ class Names:
         self.same = Counter(corrected_path(self.folder, name) for name in self.pictures)
     def fitting(self, name:str)->list: # of `local_name` -> names of pictures
         "The pictures that a name may mean."
-        for parts, ways in ((PurePosixPath(name).parts, self.whole), (stem_parts(name), self.stems)):
+        stem = stem_parts(name) # of 7.tif.png it is 7.tif
+        for parts, ways in ((PurePosixPath(name).parts, self.whole), (stem, self.whole), (stem, self.stems)):
             near = self.bare.get(parts[-1] if parts else '', [])
             if found := best_fits(parts, {n: ways[n] for n in near}):
                 return found

@@ -103,7 +103,7 @@ def brush_mask(rle, shape)->np.ndarray: # list of bytes, (H,W) -> (H,W) bool
     h, w = shape
     return decode_brush(rle, 4*h*w).reshape(h, w, 4)[..., 3]>0
 
-# %% ../../nbs/exchange/02_label_studio.ipynb #5d4121e2
+# %% ../../nbs/exchange/02_label_studio.ipynb #d5d92b77
 INTERFACE = '''<View>
   <Image name="image" value="$image" zoom="true"/>
   <BrushLabels name="tag" toName="image">
@@ -122,6 +122,7 @@ def brush_region(i:int, rle:list, # number, of `encode_brush`
     return dict(id=f'region{i}', type='brushlabels', from_name='tag', to_name='image', original_width=w,
                 original_height=h, image_rotation=0, value=value)
 
+# %% ../../nbs/exchange/02_label_studio.ipynb #9b5e4877
 def encode_regions(numbers)->list: # (H,W) of `regions` -> of `encode_brush` of each
     "Run lengths of all regions, in one pass over the picture."
     lengths, values = runs(numbers.ravel())
