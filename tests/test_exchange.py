@@ -180,6 +180,7 @@ BAD = {
                             'may be objects/north/7.png or objects/south/7.png'),
     'equal names, COCO': (image(file_name='7.png'), 'may be objects/north/7.png or objects/south/7.png'),
     'equal names, twice': (tasks_of(brushed())*2, 'the export has it 2 times'),
+    'no polygons': (dict(type='FeatureCollection', features=[]), 'add --empty'),
     'boxes': (annotation(segmentation=[]), 'has no outline'),
     'turned': (tasks_of(brushed(image_rotation=90)), 'turned by 90 degrees'),
     'short stream': (tasks_of(short(brushed())), 'ends early'),
@@ -277,6 +278,14 @@ def test_turned_photographs(data, take, tmp_path):
     assert take(save(tmp_path/'export.json', [task]))[0] == 0
 
 
+def in_metres(content):
+    "Polygons in pixels as QGIS has them on the ground."
+    shapes = [f['geometry'] for f in content['features']]
+    rings = [[[[500000.5+.2*x, 5300000.25-.25*y] for x, y in ring] for ring in s['coordinates']] for s in shapes]
+    placed = [dict(type='Feature', properties=None, geometry=s | dict(coordinates=r)) for s, r in zip(shapes, rings)]
+    return dict(type='FeatureCollection', features=placed)
+
+
 def test_geojson_on_the_ground(data, take, tmp_path):
     "QGIS, in the picture's own system and in degrees."
     rasterio = pytest.importorskip('rasterio')
@@ -287,13 +296,12 @@ def test_geojson_on_the_ground(data, take, tmp_path):
     with rasterio.open(path, 'w', driver='GTiff', count=1, dtype='uint8', height=24, width=36, **place) as f:
         f.write(np.ones(SHAPE, np.uint8), 1)
     own = dict(crs=dict(type='name', properties=dict(name='urn:ogc:def:crs:EPSG::32633')))
-    to_own = lambda ring: [[500000.5+.2*x, 5300000.25-.25*y] for x, y in ring]
-    for i, content in enumerate((geojson(mask_of(0), to_map=to_own, tolerance=0) | own,
-                                 geojson(mask_of(1), to_map=map_coordinates(path), tolerance=0))):
+    metres = in_metres(geojson(mask_of(0), tolerance=0))
+    for i, content in enumerate((metres | own, geojson(mask_of(1), to_map=map_coordinates(path), tolerance=0))):
         assert take(save(tmp_path/'site.geojson', content))[0] == 0
         mask = read_corrected(data/'corrected/objects/site.png')
         assert (mask == np.where(mask_of(i), 255, 0)).all()
-    status, _, err = take(save(tmp_path/'site.geojson', geojson(mask_of(0), to_map=to_own)))
+    status, _, err = take(save(tmp_path/'site.geojson', metres))
     assert status == 2 and err.count('\n') == 1
 
 

@@ -15,14 +15,14 @@ from ..exchange.corrected import CORRECTED, EARLIER
 from ..exchange.entries import Labels
 from ..exchange.exports import KINDS, Taken, import_masks
 
-# %% ../../nbs/commands/05_importing.ipynb #7c1d55d5
+# %% ../../nbs/commands/05_importing.ipynb #8919cd47
 IMPORT = 'Take the masks that people have drawn or corrected in a labelling tool.'
 HELP = dict(
     export='file or folder that Label Studio (JSON), COCO, labelme, napari (TIFF of labels) or QGIS (GeoJSON) wrote',
     folder='folder with objects/ and backgrounds/; masks are written to corrected/ in it',
     label='a label that means the object (default: object); may be given several times',
     unknown='a label whose pixels stay unknown (default: unknown); may be given several times',
-    empty='COCO: pictures without annotations were looked at, and nothing is there')
+    empty='COCO, QGIS: pictures without annotations were looked at, and nothing is there')
 
 def import_parser()->argparse.ArgumentParser:
     "The words of `bcd_import`."

@@ -23,7 +23,7 @@ from ..prediction.tiles import open_images
 from ..scoring.pictures import PILES
 from .corrected import GROUND, OBJECT, UNKNOWN, corrected_path
 
-# %% ../../nbs/exchange/01_entries.ipynb #ce3792ef
+# %% ../../nbs/exchange/01_entries.ipynb #f565c60f
 @dataclass(frozen=True)
 class Labels:
     "Which labels of a tool mean what; all others are not understood."
@@ -45,7 +45,7 @@ class Entry:
     sizes: set = field(default_factory=set) # of (H,W), that the export says
     looked: bool = True # whether a person has looked at the picture
     reason: str = '' # why it cannot be taken, a sentence
-    stored: bool = False # whether the tool shows pixels as they are stored, without turning by EXIF
+    ours: bool = False # whether it was drawn on what bcd_fast wrote
     notes: list = field(default_factory=list) # sentences that `draw` adds
 
 def drawn(regions, shape)->dict: # iterable of (label, (H,W) bool); (H,W) -> label -> (H,W) bool
@@ -116,12 +116,13 @@ def best_fits(named:tuple, pictures:dict)->list: # parts; name of a picture -> i
     best = max(fits.values(), default=0)
     return [name for name, n in fits.items() if n==best] if best else []
 
-# %% ../../nbs/exchange/01_entries.ipynb #5534dc97
+# %% ../../nbs/exchange/01_entries.ipynb #83f569f6
 SAY = {
     'missing': '{name} is no picture of {folder}: a name, with its folders, must be the end of that of a picture.',
     'ambiguous': '{name} may be {found}: nothing is guessed; export names with their folders.',
     'double': '{name}: {found} would have one and the same mask, {path}: give the files different names.'}
 
+# %% ../../nbs/exchange/01_entries.ipynb #41145c9f
 @dataclass
 class Names:
     "The pictures of a folder, to be found by what a tool calls them."
@@ -138,7 +139,8 @@ class Names:
         self.same = Counter(corrected_path(self.folder, name) for name in self.pictures)
     def fitting(self, name:str)->list: # of `local_name` -> names of pictures
         "The pictures that a name may mean."
-        for parts, ways in ((PurePosixPath(name).parts, self.whole), (stem_parts(name), self.stems)):
+        stem = stem_parts(name) # of 7.tif.png it is 7.tif
+        for parts, ways in ((PurePosixPath(name).parts, self.whole), (stem, self.whole), (stem, self.stems)):
             near = self.bare.get(parts[-1] if parts else '', [])
             if found := best_fits(parts, {n: ways[n] for n in near}):
                 return found
@@ -166,7 +168,7 @@ def name_below(path, top)->str: # a file, a folder above it -> such as objects/s
     name = path.relative_to(top).as_posix() if top in path.parents else path.name
     return f'{top.name}/{name}' if top.name in PILES and top in path.parents else name
 
-# %% ../../nbs/exchange/01_entries.ipynb #13bfc859
+# %% ../../nbs/exchange/01_entries.ipynb #fefd089b
 ONE = '{path} holds {n} pictures: labelling tools are given files of one picture; split it.'
 PLAIN = '1','L','LA','P','PA','RGB','RGBA' # modes of Pillow that a browser shows as they are
 ORIENTATION = 0x0112 # of EXIF
@@ -187,7 +189,7 @@ def opened(path)->tuple: # -> mode of Pillow, orientation: 1 for as it is stored
         return '', 1
 
 def is_turned(path)->bool:
-    "Whether tools that heed EXIF show a picture turned or mirrored."
+    "Whether tools that heed EXIF show a picture otherwise than those that do not."
     return opened(path)[1] not in (0, 1)
 
 def shown_as_stored(path)->bool:

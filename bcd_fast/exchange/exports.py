@@ -7,11 +7,12 @@ __all__ = ['WRITERS', 'KINDS', 'SAY', 'EXPORTED', 'MAGIC', 'TAKEN_SAYS', 'kind_o
            'files_of', 'one_kind', 'open_export', 'place_of', 'from_labelme', 'entries_of', 'Taken', 'check_looked',
            'check_labels', 'check_fits', 'matched', 'take', 'import_masks']
 
-# %% ../../nbs/exchange/07_exports.ipynb #60cfcf35
+# %% ../../nbs/exchange/07_exports.ipynb #a85d9c37
 import json, os, posixpath, re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from ..core import InputError, only_one, sentence
 from ..data.formats import TIFF_SUFFIXES
@@ -119,7 +120,7 @@ def open_export(path)->Export: # a file or a folder
     kind = one_kind(path, found)
     return Export(path, kind, found[kind], [p for p, _ in found['']], bad)
 
-# %% ../../nbs/exchange/07_exports.ipynb #a9ccf0e4
+# %% ../../nbs/exchange/07_exports.ipynb #e918b087
 def place_of(path, export, folder)->str: # a file of an export; the export, the folder of the pictures
     "The name of a file, with the folders that tell pictures apart."
     for pile in PILES:
@@ -134,11 +135,11 @@ def from_labelme(content, place): # of a file; of `place_of` -> Entry
     return labelme_entry(content, posixpath.normpath(posixpath.join(posixpath.dirname(place), image)))
 
 def entries_of(export:Export, folder, # of the pictures
-               empty:bool=False # of `read_coco`
+               empty:bool=False # of `read_coco`, `geojson_entry`
               )->list: # of `Entry`
     "What an export says of each picture. Raises `InputError` for what its tool does not write."
     placed = [(p, content, place_of(p, export.path, folder)) for p, content in export.files]
-    one = dict(napari=labels_entry, labelme=from_labelme, geojson=geojson_entry)
+    one = dict(napari=labels_entry, labelme=from_labelme, geojson=partial(geojson_entry, empty=empty))
     if export.kind in one: # a file a picture
         read = one[export.kind]
         found = [attempted(lambda: read(p if content is None else content, place), export.bad)
@@ -148,7 +149,7 @@ def entries_of(export:Export, folder, # of the pictures
         return [e for _, content in export.files for e in read_coco(content, empty)]
     return [e for _, c in export.files for e in read_label_studio(c if isinstance(c, list) else [c])]
 
-# %% ../../nbs/exchange/07_exports.ipynb #fbfb31f9
+# %% ../../nbs/exchange/07_exports.ipynb #84623909
 TAKEN_SAYS = {
     'not looked': '{path}: nobody has labelled any of its {n} pictures (no annotation that was saved and not '
                   'cancelled): label some, and export again.{more}',
@@ -158,8 +159,8 @@ TAKEN_SAYS = {
                'the object.',
     'twice': '{name}: the export has it {n} times: nothing is guessed.',
     'size': '{name} was labelled with {found} pixels, and {path} has {shape}: another picture, or a resized one.',
-    'turned': '{path} has an EXIF entry that turns it, so it was labelled otherwise than its pixels are stored: '
-              'save it without the entry, or label what bcd_predict --write made.',
+    'turned': '{path} has an EXIF entry that turns it, which some tools heed and others do not: save it upright '
+              'without the entry, or label the pictures that were written for the tool.',
     'refused': 'nothing of {path} can be taken. {first}{more}',
     'more': ' ({n} more are like that.)',
     'file': '{path} is no file of {kind}, and is left out.'}
@@ -180,7 +181,7 @@ def check_looked(entries, export:Export)->None: # of `Entry`
     if not entries and export.bad:
         raise InputError(export.bad[0])
     if not any(e.looked for e in entries):
-        more = TAKEN_SAYS['empty'] if export.kind=='coco' and entries else ''
+        more = TAKEN_SAYS['empty'] if export.kind in ('coco','geojson') and entries else ''
         raise InputError(TAKEN_SAYS['not looked'].format(path=export.path, n=len(entries), more=more))
 
 def check_labels(entries, export:Export, labels:Labels)->list: # of `Entry` -> of sentences
@@ -191,7 +192,7 @@ def check_labels(entries, export:Export, labels:Labels)->list: # of `Entry` -> o
         raise InputError(TAKEN_SAYS['labels'].format(path=export.path, found=strange))
     return [TAKEN_SAYS['strange'].format(found=strange)] if strange else []
 
-# %% ../../nbs/exchange/07_exports.ipynb #f603e120
+# %% ../../nbs/exchange/07_exports.ipynb #909fd8e6
 def check_fits(entry, name:str, path)->tuple: # Entry; of `pictures_of` -> (H,W)
     "The size of a picture. Raises `InputError` where an entry does not fit to it."
     if entry.reason:
@@ -200,7 +201,7 @@ def check_fits(entry, name:str, path)->tuple: # Entry; of `pictures_of` -> (H,W)
     for size in entry.sizes:
         if size!=shape:
             raise InputError(TAKEN_SAYS['size'].format(name=name, found=size, path=path, shape=shape))
-    if not entry.stored and is_turned(path):
+    if not entry.ours and is_turned(path):
         raise InputError(TAKEN_SAYS['turned'].format(path=path))
     return shape
 
@@ -222,11 +223,11 @@ def take(taken:Taken, name:str, entry, names:Names, labels:Labels)->None: # of `
     taken.nothing += not (mask==OBJECT).any()
     taken.notes += entry.notes
 
-# %% ../../nbs/exchange/07_exports.ipynb #399a0690
+# %% ../../nbs/exchange/07_exports.ipynb #1f18a9c9
 def import_masks(export, # file or folder that a labelling tool exported
                  folder, # with objects/ and backgrounds/
                  labels:Labels=Labels(), # what labels mean
-                 empty:bool=False # COCO: whether pictures without annotations were looked at, and nothing is there
+                 empty:bool=False # COCO, GeoJSON: pictures without annotations were looked at, and nothing is there
                 )->Taken:
     "Write corrected masks into the folder. Raises `InputError` for an export of which nothing can be taken."
     names = Names(Path(folder), pictures_of(folder))

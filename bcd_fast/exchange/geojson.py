@@ -12,11 +12,12 @@ import numpy as np
 from ..core import InputError, optional
 from .entries import Entry, understood
 
-# %% ../../nbs/exchange/06_geojson.ipynb #94001d99
+# %% ../../nbs/exchange/06_geojson.ipynb #dca4060a
 SAY = {
     'kind': '{name}: feature {i} is a {kind}: outline objects with polygons.',
     'wrong': '{name}: feature {i} is no valid polygon.',
     'crs': '{name}: the coordinate system {crs} is not known ({why}).',
+    'mixed': '{name}: some of its features are in pixels, and others are not (their field coordinates).',
     'system': '{name}: its coordinates cannot be brought to those of {path} ({why}): are they in {crs}? If not, the '
               'file must name their system (crs).',
     'nowhere': '{name}: {path} has no georeference, and the polygons do not say that they are in pixels '
@@ -40,10 +41,15 @@ def polygons_of(content:dict, name:str)->list: # a feature collection; what mess
         found.append(geometry)
     return found
 
-# %% ../../nbs/exchange/06_geojson.ipynb #a38535b8
-def in_pixels(content:dict)->bool: # a feature collection
-    "Whether coordinates are pixels."
-    return str(content.get('coordinates', '')).lower().startswith('pixel')
+# %% ../../nbs/exchange/06_geojson.ipynb #4057eb02
+def in_pixels(content:dict, name:str)->bool: # a feature collection; what messages call it
+    "Whether the file, or its features, say that coordinates are pixels. Raises `InputError` where only some do."
+    about = [f.get('properties') or {} for f in content.get('features') or []]
+    said = [content.get('coordinates'), *(a.get('coordinates') for a in about)]
+    words = {str(s).lower().startswith('pixel') for s in said if s}
+    if len(words)>1:
+        raise InputError(SAY['mixed'].format(name=name))
+    return words=={True}
 
 def system_of(content:dict, name:str): # a feature collection; what messages call it -> rasterio's CRS
     "The coordinate system of a file. Raises `InputError` for an unknown one."
@@ -54,7 +60,7 @@ def system_of(content:dict, name:str): # a feature collection; what messages cal
     except ValueError as e: # rasterio's CRSError is one
         raise InputError(SAY['crs'].format(name=name, crs=said, why=' '.join(str(e).split())[:200])) from e
 
-# %% ../../nbs/exchange/06_geojson.ipynb #4b461da7
+# %% ../../nbs/exchange/06_geojson.ipynb #1465782f
 def placed(path)->tuple: # -> rasterio's CRS or None, its transform
     "The georeference of a picture."
     rasterio = optional('rasterio', 'geo')
@@ -67,7 +73,7 @@ def placed(path)->tuple: # -> rasterio's CRS or None, its transform
 def on_picture(content:dict, name:str, path)->tuple: # of `polygons_of`; a picture -> geometries, rasterio's transform
     "The polygons in coordinates of a picture. Raises `InputError` where it has none."
     shapes = polygons_of(content, name)
-    if in_pixels(content) or not shapes:
+    if in_pixels(content, name) or not shapes:
         return shapes, optional('rasterio', 'geo').Affine.identity()
     crs, transform = placed(path)
     if crs is None:
@@ -81,7 +87,7 @@ def on_picture(content:dict, name:str, path)->tuple: # of `polygons_of`; a pictu
             raise InputError(SAY['system'].format(name=name, path=path, crs=system, why=why)) from e
     return shapes, transform
 
-# %% ../../nbs/exchange/06_geojson.ipynb #073b94e0
+# %% ../../nbs/exchange/06_geojson.ipynb #e93c738b
 def polygons_mask(content:dict, name:str, # of `polygons_of`
                   path, shape # of the picture; (H,W)
                  )->tuple: # (H,W) bool, list of sentences
@@ -96,11 +102,15 @@ def polygons_mask(content:dict, name:str, # of `polygons_of`
         raise InputError(SAY['outside'].format(name=name, n=beside, path=path))
     return out, [SAY['beside'].format(name=name, n=beside, of=len(shapes))] if beside else []
 
-def geojson_entry(content:dict, name:str)->Entry: # a feature collection; of the picture, as the place of the file says
+def geojson_entry(content:dict, # a feature collection
+                  name:str, # of the picture, as the place of the file says
+                  empty:bool=False # whether a file without polygons says that nothing is there
+                 )->Entry:
     "What a file says of its picture."
     place = PurePosixPath(name)
     name = (place.parent/f'{place.stem}.tif').as_posix()
-    entry = Entry(name, None, {None} if content.get('features') else set(), stored=True)
+    full = bool(content.get('features'))
+    entry = Entry(name, None, {None} if full else set(), looked=full or empty)
     def draw(path, shape):
         with understood(place.as_posix(), 'a tool for GeoJSON'):
             mask, notes = polygons_mask(content, place.as_posix(), path, shape)

@@ -103,7 +103,7 @@ def brush_mask(rle, shape)->np.ndarray: # list of bytes, (H,W) -> (H,W) bool
     h, w = shape
     return decode_brush(rle, 4*h*w).reshape(h, w, 4)[..., 3]>0
 
-# %% ../../nbs/exchange/02_label_studio.ipynb #5d4121e2
+# %% ../../nbs/exchange/02_label_studio.ipynb #d5d92b77
 INTERFACE = '''<View>
   <Image name="image" value="$image" zoom="true"/>
   <BrushLabels name="tag" toName="image">
@@ -122,6 +122,7 @@ def brush_region(i:int, rle:list, # number, of `encode_brush`
     return dict(id=f'region{i}', type='brushlabels', from_name='tag', to_name='image', original_width=w,
                 original_height=h, image_rotation=0, value=value)
 
+# %% ../../nbs/exchange/02_label_studio.ipynb #9b5e4877
 def encode_regions(numbers)->list: # (H,W) of `regions` -> of `encode_brush` of each
     "Run lengths of all regions, in one pass over the picture."
     lengths, values = runs(numbers.ravel())
@@ -216,7 +217,7 @@ def painted(result:list)->list: # of an annotation -> of (label, region)
     pairs = [(name, r) for r, names in zip(brushed, labels) for name in names]
     return pairs+[('', r) for r, names in zip(brushed, labels) if not names and r.get('id') not in known]
 
-# %% ../../nbs/exchange/02_label_studio.ipynb #5646cf37
+# %% ../../nbs/exchange/02_label_studio.ipynb #d0ee9dc9
 def refusal(name:str, result:list)->str: # picture; of an annotation -> a sentence, or nothing
     "Why an annotation cannot be taken."
     for r in result:
@@ -237,14 +238,14 @@ def brush_drawing(name:str, pairs)->object: # picture; of `painted` -> as of `En
 def task_entry(task:dict)->Entry:
     "What a task says. Raises `InputError`."
     name = picture_of(task)
-    stored = isinstance(task['data'].get('picture'), str) # then the browser was given what is stored
+    ours = isinstance(task['data'].get('picture'), str)
     with understood(name, READ_SAYS['tool']):
         chosen = newest(task)
         if chosen is None:
-            return Entry(name, looked=False, stored=stored)
+            return Entry(name, looked=False, ours=ours)
         pairs, reason = painted(chosen['result']), refusal(name, chosen['result'])
         sizes = {(int(r['original_height']), int(r['original_width'])) for _, r in pairs}
-        return Entry(name, brush_drawing(name, pairs), {label for label, _ in pairs}, sizes, True, reason, stored)
+        return Entry(name, brush_drawing(name, pairs), {label for label, _ in pairs}, sizes, True, reason, ours)
 
 def read_label_studio(tasks:list)->list: # contents of an export -> of `Entry`
     "What an export says of each picture. Raises `InputError` for what Label Studio does not write."

@@ -100,13 +100,13 @@ def shape_mask(shape:dict, size)->np.ndarray: # of `shapes`; (H,W) -> (H,W) bool
         pen.polygon(points, fill=1, outline=1)
     return np.asarray(picture)>0
 
-# %% ../../nbs/exchange/04_labelme.ipynb #24b43b80
+# %% ../../nbs/exchange/04_labelme.ipynb #654a2aff
 def labelme_entry(content:dict, # of a file
                   name:str # of the picture, as the place of the file and imagePath say
                  )->Entry:
     "What a file says of its picture. Raises `InputError` for what labelme does not write."
-    ours = content.get(OURS) if isinstance(content.get(OURS), dict) else {}
-    stored, name = 'picture' in ours, str(ours.get('picture', name))
+    about = content.get(OURS) if isinstance(content.get(OURS), dict) else {}
+    name = str(about.get('picture', name))
     with understood(name, 'labelme'):
         shapes = [(str(s['label']), s.get('shape_type') or 'polygon') for s in content['shapes']]
         sizes = {(int(content['imageHeight']), int(content['imageWidth']))} if content.get('imageHeight') else set()
@@ -116,5 +116,5 @@ def labelme_entry(content:dict, # of a file
             return drawn(((label, shape_mask(s, size)) for label, s in pairs), size)
     flat = [kind for _, kind in shapes if kind not in FILLED]
     reason = SAY['shape'].format(name=name, kind=flat[0]) if flat else ''
-    looked = content.get('version')!=WRITER
-    return Entry(name, draw, {label for label, _ in shapes}, sizes, looked, reason, stored)
+    looked = not str(content.get('version', '')).startswith(OURS) # of any version of ours
+    return Entry(name, draw, {label for label, _ in shapes}, sizes, looked, reason, 'picture' in about)

@@ -38,7 +38,7 @@ def write_napari(found:Iterable, # of (path of a picture, (H,W) bool, (H,W) in [
         written.append(to)
     return written
 
-# %% ../../nbs/exchange/05_napari.ipynb #be9cbe46
+# %% ../../nbs/exchange/05_napari.ipynb #92c08b5c
 def read_labels(path)->tuple: # -> (H,W) integers, whether it was only written here
     "A layer of labels. Raises `InputError` for what is none."
     try:
@@ -63,4 +63,4 @@ def labels_entry(path, name:str)->Entry: # of a TIFF; of the picture, as the pla
     name = (place.parent/f'{place.stem.removesuffix(ENDING)}.tif').as_posix()
     def draw(picture, shape):
         return {None: read_labels(path)[0]!=0}
-    return Entry(name, draw, {None} if a.any() else set(), {a.shape}, not written, stored=True)
+    return Entry(name, draw, {None} if a.any() else set(), {a.shape}, not written)
