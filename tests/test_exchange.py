@@ -4,7 +4,7 @@ import numpy as np, pytest, tifffile
 from PIL import Image
 from bcd_fast.commands.importing import bcd_import
 from bcd_fast.exchange.coco import outline_mask, polygon_mask
-from bcd_fast.exchange.corrected import corrected_of, earlier_of, pictures_of, read_corrected
+from bcd_fast.data.corrected import corrected_of, earlier_of, pictures_of, read_corrected
 from bcd_fast.exchange.label_studio import brush_mask, brush_prediction, encode_brush, write_label_studio
 from bcd_fast.exchange.labelme import write_labelme
 from bcd_fast.exchange.napari import write_napari

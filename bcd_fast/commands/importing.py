@@ -8,10 +8,10 @@ __all__ = ['IMPORT', 'HELP', 'SAY', 'SHOWN', 'import_parser', 'some_names', 'say
 # %% ../../nbs/commands/05_importing.ipynb #c828ab60
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
-import argparse, sys
 from pathlib import Path
-from ..core import attempt
-from ..exchange.corrected import CORRECTED, EARLIER
+from ..core import attempt, shown, tell
+from ..settings import Words
+from ..data.corrected import CORRECTED, EARLIER
 from ..exchange.entries import Labels
 from ..exchange.exports import KINDS, Taken, import_masks
 
@@ -24,9 +24,9 @@ HELP = dict(
     unknown='a label whose pixels stay unknown (default: unknown); may be given several times',
     empty='COCO, QGIS: pictures without annotations were looked at, and nothing is there')
 
-def import_parser()->argparse.ArgumentParser:
+def import_parser()->Words:
     "The words of `bcd_import`."
-    p = argparse.ArgumentParser('bcd_import', description=IMPORT)
+    p = Words('bcd_import', description=IMPORT)
     p.add_argument('export', help=HELP['export'])
     p.add_argument('folder', metavar='DIR', help=HELP['folder'])
     p.add_argument('--label', action='append', metavar='NAME', help=HELP['label'])
@@ -48,16 +48,14 @@ def some_names(names)->str:
 
 def say_taken(taken:Taken, folder)->int: # of `import_masks`, the data folder -> exit status
     "Say what was taken, and what was left out."
-    where = Path(folder)/CORRECTED
+    where = shown(Path(folder)/CORRECTED)
     print(SAY['taken'].format(kind=KINDS[taken.kind], n=len(taken.names), folder=where, nothing=taken.nothing))
     if taken.kept:
-        print(SAY['kept'].format(n=taken.kept, folder=where/EARLIER))
+        print(SAY['kept'].format(n=taken.kept, folder=f'{where}/{EARLIER}'))
     if taken.not_looked:
-        print(SAY['not looked'].format(n=len(taken.not_looked), names=some_names(taken.not_looked)))
-    for note in taken.notes:
-        print(f'note: {note}', file=sys.stderr)
-    if taken.left_out:
-        print('left out:', *taken.left_out, sep='\n  ', file=sys.stderr)
+        print(SAY['not looked'].format(n=len(taken.not_looked), names=shown(some_names(taken.not_looked))))
+    tell('notes:', taken.notes)
+    tell('left out:', taken.left_out)
     return 2 if taken.left_out else 0
 
 def bcd_import(words=None)->int: # words of the command line -> exit status

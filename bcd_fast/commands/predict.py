@@ -10,9 +10,10 @@ __all__ = ['PREDICT', 'MODEL', 'RATE', 'NODATA', 'DONE', 'FEW', 'STOPPED', 'UNRE
 # %% ../../nbs/commands/01_predict.ipynb #7a297999
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
-import argparse, sys
+import sys
 from pathlib import Path
 from ..core import InputError, attempt, check_apart, fail, optional, shown, tell
+from ..settings import Words, number
 from ..prediction.models import read_about, threshold_of
 from ..prediction.outputs import OUTPUTS
 from ..prediction.predict import predict_folder
@@ -24,17 +25,18 @@ MODEL = 'model folder: model.json and model.safetensors'
 RATE = 'choose the threshold by this share of masked pixels on the backgrounds that were held out in training'
 NODATA = "value of pixels without data (default: the model's own, and what the file says)"
 
-def predict_parser()->argparse.ArgumentParser:
+def predict_parser()->Words:
     "The words of `bcd_predict`."
-    p = argparse.ArgumentParser('bcd_predict', description=PREDICT)
+    p = Words('bcd_predict', description=PREDICT)
     p.add_argument('model', help=MODEL)
     p.add_argument('images', help='folder of images, or one image')
     p.add_argument('--out', required=True, help='folder for the results')
-    p.add_argument('--threshold', type=float, help="a pixel is object above this (default: the model's own)")
-    p.add_argument('--false-alarms', type=float, metavar='RATE', help=RATE)
+    rate = number(float, above=0, below=1)
+    p.add_argument('--threshold', type=rate, help="a pixel is object above this (default: the model's own)")
+    p.add_argument('--false-alarms', type=rate, metavar='RATE', help=RATE)
     kinds = f'{", ".join(OUTPUTS)} (default: masks)'
     p.add_argument('--write', nargs='+', default=['masks'], metavar='WHAT', help=kinds)
-    p.add_argument('--nodata', type=float, help=NODATA)
+    p.add_argument('--nodata', type=number(float), help=NODATA)
     p.add_argument('--key', help='HDF5: name of the data set')
     return p
 
@@ -83,10 +85,10 @@ def bcd_predict(words=None)->int: # words of the command line -> exit status
 UNREFINED = ('masks of this model follow the grays of their pictures, and parts of which it is not sure are left out: '
              'bcd_predict does that, the exported network does not.')
 
-def export_parser()->argparse.ArgumentParser:
+def export_parser()->Words:
     "The words of `bcd_export`."
     about = 'Write a model for other programs, and compare the two on random images.'
-    p = argparse.ArgumentParser('bcd_export', description=about)
+    p = Words('bcd_export', description=about)
     p.add_argument('model', help=MODEL)
     p.add_argument('--onnx', required=True, metavar='FILE', help='the file to write')
     return p
