@@ -670,6 +670,7 @@ def pillow_picture(a, channels, nodata, name, turned:int)->Picture: # (H,W) or (
         a, alpha = a[:-1], a[-1]>0
     return turned_upright(finished(a, channels, nodata, name, alpha), turned)
 
+# %% ../../nbs/data/01_formats.ipynb #d3aaef4c
 def read_pillow(path, channels, nodata, key)->list: # of Picture
     "PNG, JPEG, BMP, PGM, GIF, WebP."
     path = Path(path)
@@ -681,6 +682,7 @@ def read_pillow(path, channels, nodata, key)->list: # of Picture
             return [pillow_picture(a, channels, nodata, path.name, turned)]
         return [pillow_picture(a, channels, nodata, n, turned) for n, a in zip(names, frame_values(im))]
 
+# %% ../../nbs/data/01_formats.ipynb #21b7b9c9
 def read_jpeg2000(path, channels, nodata, key)->list: # of Picture
     "JPEG 2000, whose samples are all bands."
     path = Path(path)
