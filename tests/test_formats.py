@@ -685,3 +685,16 @@ def test_jpeg2000(tmp_path, array):
     p, = read_pictures(tmp_path/'a.jp2')
     np.testing.assert_array_equal(p.values, array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
     assert p.values.dtype == array.dtype and p.valid is None
+
+
+def test_frame_larger_than_its_picture(tmp_path):
+    "A later frame of a GIF cannot make the picture larger than what was checked."
+    first, *others = [Image.fromarray(GRAY[i:i+20, :20]) for i in (0, 10, 20)]
+    first.save(tmp_path/'a.gif', save_all=True, append_images=others)
+    raw = bytearray((tmp_path/'a.gif').read_bytes())
+    places = [i for i in range(len(raw)) if raw[i] == 0x2c and raw[i+5:i+9] == struct.pack('<HH', 20, 20)]
+    assert len(places) == 3
+    raw[places[1]+5:places[1]+9] = struct.pack('<HH', 15000, 15000)
+    (tmp_path/'a.gif').write_bytes(raw)
+    with little_memory():
+        refused(tmp_path/'a.gif', 'its frames are of different sizes')
