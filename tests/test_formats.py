@@ -217,6 +217,16 @@ def test_upright_tiff(tmp_path, orientation):
     np.testing.assert_array_equal(one(path).values, COLOUR.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_upright_mask_page(tmp_path, orientation):
+    "A mask page is turned with its page, whatever it says itself."
+    with tifffile.TiffWriter(tmp_path/'a.tif') as f:
+        f.write(GRAY, tile=(16, 16), extratags=[(274, 'H', 1, orientation, True)])
+        f.write(GRAY > 99, subfiletype=4, photometric='minisblack', compression='zlib')
+    p = one(tmp_path/'a.tif', rows=orientation < 5)
+    np.testing.assert_array_equal(p.valid, p.values[0] > 99)
+
+
 @pytest.mark.parametrize('orientation', (0, 9, 65535))
 def test_no_orientation(tmp_path, orientation):
     turned(tmp_path/'a.tif', GRAY, orientation)
@@ -291,8 +301,9 @@ def test_lab(tmp_path):
     icc = COLOUR ^ np.array([0, 128, 128], np.uint8)
     tifffile.imwrite(tmp_path/'b.tif', icc, photometric='icclab')
     same(one(tmp_path/'b.tif'), p)
-    tifffile.imwrite(tmp_path/'c.tif', COLOUR.astype(np.uint16) << 8, photometric='cielab')
-    same(one(tmp_path/'c.tif'), p)
+    for order in '<>':
+        tifffile.imwrite(tmp_path/'c.tif', COLOUR.astype(np.uint16) << 8, photometric='cielab', byteorder=order)
+        same(one(tmp_path/'c.tif'), p)
     from skimage.color import lab2rgb
     gray = np.dstack([GRAY, 0*GRAY, 0*GRAY])
     tifffile.imwrite(tmp_path/'d.tif', gray, photometric='cielab')
@@ -642,6 +653,16 @@ def test_frames(tmp_path, suffix):
     np.testing.assert_array_equal([p.values for p in pictures], np.stack(frames).transpose(0, 3, 1, 2))
 
 
+def test_previews_are_no_pictures(tmp_path):
+    "Cameras put smaller pictures behind the one that was taken."
+    small = Image.fromarray(SMOOTH[::4, ::4])
+    Image.fromarray(SMOOTH).save(tmp_path/'a.jpg', 'MPO', save_all=True, append_images=[small])
+    with Image.open(tmp_path/'a.jpg') as im:
+        assert im.n_frames == 2
+    p, = read_pictures(tmp_path/'a.jpg')
+    assert p.values.shape == (3, 96, 80)
+
+
 def test_clear_colours(tmp_path):
     "GIF and PNG may call one colour clear."
     im = Image.fromarray(GRAY, 'P')
@@ -664,3 +685,16 @@ def test_jpeg2000(tmp_path, array):
     p, = read_pictures(tmp_path/'a.jp2')
     np.testing.assert_array_equal(p.values, array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
     assert p.values.dtype == array.dtype and p.valid is None
+
+
+def test_frame_larger_than_its_picture(tmp_path):
+    "A later frame of a GIF cannot make the picture larger than what was checked."
+    first, *others = [Image.fromarray(GRAY[i:i+20, :20]) for i in (0, 10, 20)]
+    first.save(tmp_path/'a.gif', save_all=True, append_images=others)
+    raw = bytearray((tmp_path/'a.gif').read_bytes())
+    places = [i for i in range(len(raw)) if raw[i] == 0x2c and raw[i+5:i+9] == struct.pack('<HH', 20, 20)]
+    assert len(places) == 3
+    raw[places[1]+5:places[1]+9] = struct.pack('<HH', 15000, 15000)
+    (tmp_path/'a.gif').write_bytes(raw)
+    with little_memory():
+        refused(tmp_path/'a.gif', 'its frames are of different sizes')

@@ -15,8 +15,8 @@ __all__ = ['ARRAY_SUFFIXES', 'HDF5_SUFFIXES', 'TIFF_SUFFIXES', 'SUFFIXES', 'MOST
            'black_is_zero', 'colours_of', 'stored_numbers', 'declared_opacity', 'looks_like_opacity', 'opacity_of',
            'page_picture', 'upright', 'turned_upright', 'turned_of', 'pages_are_bands', 'check_memory', 'page_names',
            'whole_page', 'bands_of_pages', 'whole_tiff', 'read_tiff', 'deep_png', 'frames_of', 'check_pillow',
-           'turned_in_exif', 'pillow_values', 'pillow_picture', 'read_pillow', 'read_jpeg2000', 'unreadable',
-           'read_pictures', 'all_gray', 'kind_of', 'one_of_each', 'channels_of', 'with_channels']
+           'turned_in_exif', 'pillow_values', 'frame_values', 'pillow_picture', 'read_pillow', 'read_jpeg2000',
+           'unreadable', 'read_pictures', 'all_gray', 'kind_of', 'one_of_each', 'channels_of', 'with_channels']
 
 # %% ../../nbs/data/01_formats.ipynb #44b17b2e
 import h5py, imagecodecs, math, numpy as np, os, stat, tifffile
@@ -51,6 +51,7 @@ SIZE_SAYS = dict(
     claims='it claims {claimed:,} bytes of data in a file of {there:,}',
     large='its pictures take {claimed:,} bytes, more than the {most:,} that are read whole',
     sides='{h}x{w} pixels are too many to be read whole',
+    frame='its frames are of different sizes',
     kind='it is no regular file')
 
 def bytes_there(path)->int:
@@ -451,7 +452,8 @@ def of_eight_bits(a, mode:str)->np.ndarray: # (3,h,w) uint8; LAB or YCbCr -> (3,
 
 def of_lab(a, signed:bool)->np.ndarray: # (3,h,w) of 8 or 16 bits; whether a* and b* are -> (3,h,w) uint8
     "Red, green and blue of CIE L*a*b*."
-    a = (a.view(np.uint16)>>8).astype(np.uint8) if a.dtype.itemsize==2 else a.view(np.uint8).copy()
+    a = a.astype(a.dtype.newbyteorder('=')) # a copy, too
+    a = (a.view(np.uint16)>>8).astype(np.uint8) if a.dtype.itemsize==2 else a.view(np.uint8)
     if not signed:
         a[1:] ^= 128
     return of_eight_bits(a, 'LAB')
@@ -563,7 +565,9 @@ def check_memory(pages, path): # those of `tiff_pages` that are read whole, thei
     for h, w in (sides_of(p) for p, _ in pages):
         if h*w>MOST_PIXELS:
             raise ValueError(SIZE_SAYS['sides'].format(h=h, w=w))
-    check_whole(sum(held_bytes(math.prod(p.shaped), p.dtype) for pair in pages for p in pair if p), bytes_there(path))
+    held = [held_bytes(math.prod(p.shaped)*(3 if p.photometric==3 else 1), p.dtype) # a code of a palette is a colour
+            for pair in pages for p in pair if p is not None]
+    check_whole(sum(held), bytes_there(path))
 
 def page_names(name:str, n:int)->list: # of a file, its pages
     "What messages call the pages of a file."
@@ -626,7 +630,7 @@ def check_pillow(im, path): # open picture, its file
         raise ValueError(SIZE_SAYS['sides'].format(h=h, w=w))
     if im.format not in ('WEBP','JPEG2000'): # these have no bound
         check_ratio(n*w*h//8, there) # a pixel may be a bit
-    check_whole(n*w*h*4, there)
+    check_whole(n*w*h*(8 if im.format=='JPEG2000' or deep_png(path) else 4), there)
 
 def turned_in_exif(im)->int: # open picture -> 1 to 8
     "How a picture is to be turned."
@@ -651,6 +655,14 @@ def pillow_values(im)->np.ndarray: # open picture -> (H,W) or (H,W,c)
         return np.asarray(im.convert('LA' if im.mode=='L' else 'RGBA'))
     return np.asarray(im.convert('L' if im.mode=='1' else 'RGB'))
 
+def frame_values(im): # open picture; yields (H,W) or (H,W,c)
+    "The numbers of each frame. Raises `ValueError` for one of another size than was checked."
+    size = im.size
+    for frame in ImageSequence.Iterator(im):
+        if frame.size!=size:
+            raise ValueError(SIZE_SAYS['frame'])
+        yield pillow_values(frame)
+
 def pillow_picture(a, channels, nodata, name, turned:int)->Picture: # (H,W) or (H,W,c); as for `upright`
     "Numbers as a picture: gray or colours, then opacity, for these formats have no bands."
     if a.dtype==np.int32 and 0<=a.min() and a.max()<2**16:
@@ -660,6 +672,7 @@ def pillow_picture(a, channels, nodata, name, turned:int)->Picture: # (H,W) or (
         a, alpha = a[:-1], a[-1]>0
     return turned_upright(finished(a, channels, nodata, name, alpha), turned)
 
+# %% ../../nbs/data/01_formats.ipynb #d3aaef4c
 def read_pillow(path, channels, nodata, key)->list: # of Picture
     "PNG, JPEG, BMP, PGM, GIF, WebP."
     path = Path(path)
@@ -669,9 +682,9 @@ def read_pillow(path, channels, nodata, key)->list: # of Picture
         if deep_png(path):
             a = imagecodecs.png_decode(path.read_bytes())
             return [pillow_picture(a, channels, nodata, path.name, turned)]
-        frames = zip(names, ImageSequence.Iterator(im))
-        return [pillow_picture(pillow_values(frame), channels, nodata, n, turned) for n, frame in frames]
+        return [pillow_picture(a, channels, nodata, n, turned) for n, a in zip(names, frame_values(im))]
 
+# %% ../../nbs/data/01_formats.ipynb #21b7b9c9
 def read_jpeg2000(path, channels, nodata, key)->list: # of Picture
     "JPEG 2000, whose samples are all bands."
     path = Path(path)
