@@ -19,8 +19,9 @@ from itertools import chain, count, groupby
 from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from ..core import (
-    InputError, Unwritten, check_apart, check_choice, make_folder, only_one, shown, sweep, whole_file, write_whole)
+from bcd_fast.core import (
+    InputError, Unwritten, check_apart, check_choice, check_folder, make_folder, only_one, shown, sweep, whole_file,
+    write_whole)
 from ..data.formats import Picture
 from ..data.normalisation import Normalisation
 from ..data.folders import list_files
@@ -120,7 +121,6 @@ SAY = {
     'gone': '{path} is no file: it was removed, or its link leads nowhere.',
     'failed': '{path} cannot be predicted ({why}).',
     'every': 'none of {n} files can be predicted, for one reason ({why}): the first is {path}.',
-    'same': '{path} holds the images: choose another folder for the masks.',
     'record': '{path} is no record of a prediction: move it away, or choose another folder.',
     'there': '{path} was there before and is of something else: move it away, or choose another folder.',
     'a file': '{path} is a file: --out must name a folder.'}
@@ -478,9 +478,7 @@ def predict_file(run:Run, path:Path, stem:str, sha256:str)->None: # wanted stem,
 # %% ../../nbs/prediction/03_predict.ipynb #bc9b8da2
 def check_outputs(paths, out:Path, write, model_dir)->None: # of the images; of `OUTPUTS`
     "Raise `InputError` where something would be written over what is read, or over what is nobody's output."
-    folders = {os.path.realpath(f) for p in paths for f in (p.parent, Path(os.path.realpath(p)).parent)}
-    if os.path.realpath(out) in folders:
-        raise InputError(SAY['same'].format(path=out))
+    check_folder(out, paths)
     ours = [out/RECORD, out/ANNOTATIONS]
     check_apart([*ours, *(out.iterdir() if out.is_dir() else [])], paths)
     check_apart(ours, [Path(model_dir)/n for n in ('model.json','model.safetensors')])
