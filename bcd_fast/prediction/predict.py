@@ -264,12 +264,14 @@ def save_bands(path:Path, bands, shape, convert, dtype, geo=())->None: # as for 
         write_tiff(half, bands, shape, convert, dtype, extratags=geo, software=MARK)
 
 # %% ../../nbs/prediction/03_predict.ipynb #59d67e13
-def save_outlines(path:Path, mask, prob, where:Georeference)->list: # (H,W) bool, (H,W) in [0,1] -> notes
+def save_outlines(path:Path, name:str, # of the picture
+                  mask, prob, # (H,W) bool, (H,W) in [0,1]
+                  where:Georeference)->list: # notes
     "GeoJSON, in pixels where the georeference does not reach."
     try:
         found, notes = geojson(mask, prob, where.to_map), []
     except ValueError as e:
-        found, notes = geojson(mask, prob), [GEO_SAYS['pixels'].format(name=path.name, why=in_short(e))]
+        found, notes = geojson(mask, prob), [GEO_SAYS['pixels'].format(name=name, why=in_short(e))]
     write_whole(path, json.dumps(found).encode())
     return notes
 
@@ -286,7 +288,7 @@ def save_picture(to:Writing, stem:str, # of the names of the files
     if 'probabilities' in paths:
         save_array(paths['probabilities'], to_16_bits(prob), where.tags)
     if 'geojson' in paths:
-        notes = save_outlines(paths['geojson'], mask, prob, where)
+        notes = save_outlines(paths['geojson'], p.name, mask, prob, where)
     if 'overlay' in paths:
         save_array(paths['overlay'], overlay(normalised(p, to.normalisation), mask))
     return [p.name for p in paths.values()], notes
