@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NO_IMAGES', 'ONE_BY_ONE', 'channels_first', 'pictures_of_array', 'as_array', 'picture_of_pillow', 'pictures_of_item',
-           'listed', 'repeatable', 'is_path', 'is_folder', 'are_paths', 'to_pictures', 'check_read', 'as_typed',
-           'dataset_of', 'bags_of', 'masks_for', 'say_nothing', 'same_names', 'Segmenter']
+           'listed', 'repeatable', 'is_path', 'is_folder', 'are_paths', 'to_pictures', 'check_read', 'files_of',
+           'as_typed', 'dataset_of', 'bags_of', 'masks_for', 'say_nothing', 'same_names', 'Segmenter']
 
 # %% ../nbs/segmenter.ipynb #569675d4
 import numpy as np, os, tempfile, torch
@@ -15,8 +15,9 @@ from fastcore.basics import patch
 from glob import glob, has_magic
 from pathlib import Path
 from PIL import Image
-from .core import InputError, keep_buffers, say_line
-from .data.formats import Picture, finished, pillow_values, read_pictures, split_array
+from .core import InputError, check_folder, keep_buffers, say_line
+from .data.formats import (
+    Picture, finished, pillow_picture, pillow_values, read_pictures, split_array, turned_in_exif)
 from bcd_fast.data.folders import (
     DATASET_SAYS, Reading, Windows, find_masks, pictures_dataset, read_files, read_masks, same_channels, sort_of,
     walk_files)
@@ -74,13 +75,7 @@ def as_array(images, what:str)->np.ndarray: # array, tensor or lists of numbers;
 def picture_of_pillow(im, what:str, reading:Reading)->Picture:
     "A picture of Pillow as its file would be read. Raises `InputError` for channels that are not asked for."
     try:
-        a, alpha = pillow_values(im), None
-        if im.mode=='I' and 0<=a.min() and a.max()<2**16:
-            a = a.astype(np.uint16) # Pillow's way to hold 16 bits
-        a = a[None] if a.ndim==2 else np.moveaxis(a, -1, 0)
-        if len(a) in (2,4):
-            a, alpha = a[:-1], a[-1]>0
-        return finished(a, reading.channels, reading.nodata, what, alpha, empty_ok=True)
+        return pillow_picture(pillow_values(im), reading.channels, reading.nodata, what, turned_in_exif(im))
     except (OSError, ValueError) as e:
         raise InputError(f'{what} cannot be read as an image ({e}).') from e
 
@@ -91,6 +86,7 @@ def pictures_of_item(item, what:str, reading:Reading)->list: # path, picture of 
     if isinstance(item, Image.Image):
         return [picture_of_pillow(item, what, reading)]
     return [replace(p, name=what) for p in pictures_of_array(as_array(item, what)[None], what, reading)]
+
 
 # %% ../nbs/segmenter.ipynb #9157a193
 def listed(images, what:str)->tuple: # as the user gave them -> list of paths, list of anything, or array; messages
@@ -156,6 +152,11 @@ def check_read(found, bad, n:int, what:str)->tuple: # of `to_pictures`; how many
     if not found:
         raise InputError(NO_IMAGES['files'].format(what=what, n=n, why=' '.join(bad[:3])))
     return found, bad
+
+def files_of(images)->list: # of `repeatable`, or None -> of Path
+    "The files that are read of it."
+    items = [] if images is None else listed(images, 'images')[0]
+    return [p for p in items if is_path(p)] if isinstance(items, list) else []
 
 # %% ../nbs/segmenter.ipynb #311f9461
 def as_typed(settings:dict)->list: # `cluster__k=3`
@@ -263,6 +264,8 @@ class Segmenter:
         if recipe_line(words):
             say(recipe_line(words))
         out = Path(out or tempfile.mkdtemp(prefix='bcd_fast-'))
+        objects, backgrounds, masks = repeatable(objects), repeatable(backgrounds), repeatable(masks)
+        check_folder(out, [p for images in (objects, backgrounds, masks) for p in files_of(images)])
         cfg.out, cfg.cache = str(out), str(out/'cache')
         make = bags_of if cfg.recipe=='whole' else dataset_of
         ds = make(cfg.data, objects, backgrounds, masks)

@@ -198,7 +198,8 @@ def data_sets():
 
 def own_files():
     "Files that the package itself has written; a model's two files are damaged one at a time."
-    manifest = b'{"settings": {}}\n\n{"file": "a", "outputs": []}\n'
+    line = dict(path='/a.png', file='a.png', sha256='0'*64, stem='a', pages=1, outputs={'a.png': 7})
+    manifest = b'%s\n\n%s\n' % tuple(json.dumps(v).encode() for v in (dict(version=2, settings={}, before=[]), line))
     weights = partial(save_weights, masker())
     yield Kind('.safetensors', written(state, 's'), (read_state,))
     yield Kind('.safetensors', written(clusters, 'c'), (load_clusters,))

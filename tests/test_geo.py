@@ -134,3 +134,15 @@ def test_rings_follow_the_standard(survey, monkeypatch, driver, name, affine):
     assert all(r[0] == r[-1] and len(r) >= 4 for r in (outer, hole)) and abs(outer[0][0]-15) < .01
     with rasterio.open(path) as was, rasterio.open(survey/'out/a.tif') as f:
         assert (f.crs.to_epsg(), f.transform) == (32633, was.transform)
+
+
+def test_outlines_on_a_globe(survey, monkeypatch):
+    "The corners of the picture look past the earth, what is in it does not."
+    disc = dict(crs='+proj=ortho +lat_0=0 +lon_0=0', affine=from_origin(-7e6, 7e6, 14e6/96, 14e6/64))
+    path = place(survey, 'globe.tif', **disc)
+    for module in ('tiles', 'predict'):
+        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
+    done = predict_folder(survey/'model', path, survey/'out', .5, ('geojson',))
+    assert (done['written'], done['notes']) == (1, [])
+    outer, hole = json.loads((survey/'out/globe.geojson').read_text())['features'][0]['geometry']['coordinates']
+    assert signed_area(outer) > 0 > signed_area(hole) and np.abs(outer).max() <= 90

@@ -121,10 +121,11 @@ class Evaluation:
     left_out: list = field(default_factory=list) # messages
     waiting: list = field(default_factory=list) # small pictures: (place, picture, true mask)
     held: int = 0 # numbers in `waiting`
+    key: str = None # HDF5: name of the data set
     @contextmanager
     def opened(self, path): # for `with`; yields a list of sources
         "The pictures of a file, read as in `bcd_predict`. Raises `InputError`."
-        with open_images(path, self.about['masker']['channels'], self.about['nodata']) as sources:
+        with open_images(path, self.about['masker']['channels'], self.about['nodata'], self.key) as sources:
             yield for_model(sources, self.about)
     def add(self, counts, place:Place, name:str)->None: # of `count_levels`
         "Count a picture."
@@ -172,11 +173,13 @@ def count_files(run:Evaluation, pairs, backgrounds, say)->None: # (path, mask) e
     count_waiting(run)
 
 # %% ../../nbs/commands/04_eval.ipynb #ef22b201
-def channels_note(path, channels:int)->list: # a picture, channels of the model -> of messages
+def channels_note(path, channels:int, # a picture, channels of the model
+                  key:str=None # HDF5: name of the data set
+                 )->list: # of messages
     "Whether a picture has to be made gray, or coloured, for the model. Raises `InputError` when it cannot be read."
     if channels not in (1,3):
         return []
-    with open_images(path, 3) as sources:
+    with open_images(path, 3, key=key) as sources:
         v = sources[0].rows(0, min(512, sources[0].shape[0])).values
     gray = all_gray(v)
     if gray==(channels==1):
@@ -239,13 +242,15 @@ def check_scored(run:Evaluation, folder)->None: # of the object pictures
         n = len(list_files(folder, 'objects'))
         raise InputError(SAY['none'].format(folder=folder, n=n, first=run.left_out[0]))
 
+# %% ../../nbs/commands/04_eval.ipynb #9992f4ed
 def evaluate_folder(model, # folder of a model, or of its run
                     data, # folder with objects/, masks/ and perhaps backgrounds/
                     prefix:str='', # of the names of these folders
                     threshold:float=None, # a pixel is object above it; the model's own by default
                     out=None, # folder for eval.json, per_picture.csv, worst.png; nothing is written by default
                     worst:int=6, # pictures of each pile in worst.png
-                    say=lambda done, of: None # called after each file
+                    say=lambda done, of: None, # called after each file
+                    key:str=None # HDF5: name of the data set of pictures; a file of masks has one
                    )->dict: # of `PictureScores.summary`; model: sum of its weights, data, prefix, notes, left_out
     "Score a model on whole pictures. Raises `InputError` when nothing can be scored."
     data, threshold = Path(data), wanted_threshold(model, threshold)
@@ -258,10 +263,10 @@ def evaluate_folder(model, # folder of a model, or of its run
         model_files = [model_folder(model)/n for n in ('model.json','model.safetensors')]
         pictures = [p for pair in pairs for p in pair]
         check_apart([Path(out)/n for n in WRITTEN], [*model_files, *pictures, *backgrounds])
-    run = Evaluation(masker, about, PictureScores(threshold or about['threshold']), left_out=left)
+    run = Evaluation(masker, about, PictureScores(threshold or about['threshold']), left_out=left, key=key)
     count_files(run, pairs, backgrounds, say)
     check_scored(run, data/f'{prefix}objects')
-    notes += channels_note(run.places[0].path, about['masker']['channels'])
+    notes += channels_note(run.places[0].path, about['masker']['channels'], key)
     found = run.scores.summary() | dict(model=about['sha256'], data=shown(data), prefix=shown(prefix),
                                         version=__version__, notes=[*map(shown, notes)],
                                         left_out=[*map(shown, run.left_out)])
@@ -277,7 +282,8 @@ HELP = dict(
     prefix='of the names of these folders: test_ for test_objects/, test_masks/, test_backgrounds/',
     threshold="a pixel is object above this (default: the model's own)",
     out='folder for eval.json, per_picture.csv and worst.png (default: bcd_eval)',
-    worst='pictures of each sort in worst.png (default: 6; 0 for none)')
+    worst='pictures of each sort in worst.png (default: 6; 0 for none)',
+    key='HDF5: name of the data set of pictures')
 
 def eval_parser()->Words:
     "The words of `bcd_eval`."
@@ -288,6 +294,7 @@ def eval_parser()->Words:
     p.add_argument('--threshold', type=number(float, above=0, below=1), help=HELP['threshold'])
     p.add_argument('--out', metavar='FOLDER', help=HELP['out'])
     p.add_argument('--worst', type=number(int, least=0), metavar='N', help=HELP['worst'])
+    p.add_argument('--key', help=HELP['key'])
     return p
 
 # %% ../../nbs/commands/04_eval.ipynb #4497f079
@@ -320,7 +327,7 @@ def say_left_out(found:dict)->int: # of `evaluate_folder` -> exit status
 # %% ../../nbs/commands/04_eval.ipynb #be81a99d
 def score_run(a)->int: # words -> exit status
     "Score a finished run again. Raises `InputError` for words that mean nothing to it."
-    if any(v is not None for v in (a.prefix, a.threshold, a.out, a.worst)):
+    if any(v is not None for v in (a.prefix, a.threshold, a.out, a.worst, a.key)):
         raise InputError(SAY['alone'])
     report(evaluate_run(a.model), [], a.model)
     print(f'eval.json: {Path(a.model)/"eval.json"}')
@@ -333,7 +340,7 @@ def bcd_eval(words=None)->int: # words of the command line -> exit status
         if a.data is None:
             return score_run(a)
         out, worst = a.out or 'bcd_eval', 6 if a.worst is None else a.worst
-        found = evaluate_folder(a.model, a.data, a.prefix or '', a.threshold, out, worst, show_progress)
+        found = evaluate_folder(a.model, a.data, a.prefix or '', a.threshold, out, worst, show_progress, a.key)
         say_scores(found)
         print(f'eval.json, per_picture.csv{", worst.png" if worst else ""}: {shown(out)}')
         return say_left_out(found)

@@ -7,11 +7,13 @@ __all__ = ['OUTPUTS', 'DAMAGED', 'CORNERS', 'GEO_TAGS', 'TIFF_HEADS', 'JPEG_2000
            'run_lengths', 'from_run_lengths', 'compressed', 'expanded', 'regions', 'bounding_box', 'mean_score',
            'coco_annotations', 'coco_file', 'outline', 'polygons', 'signed_area', 'polygon_area', 'turned', 'head_of',
            'tag_value', 'tags_of', 'geo_tags', 'check_tags', 'place_of', 'tags_by_rasterio', 'on_earth',
-           'map_coordinates', 'Georeference', 'georeference', 'geojson_feature', 'one_turn', 'geojson', 'overlay']
+           'check_somewhere', 'map_coordinates', 'Georeference', 'georeference', 'geojson_feature', 'one_turn',
+           'geojson', 'overlay']
 
 # %% ../../nbs/prediction/02_outputs.ipynb #b87d72ad
 import io, numpy as np, tifffile
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
@@ -194,24 +196,24 @@ GEO_SAYS = dict(
     tags='{name}: its georeference cannot be copied to the masks ({why}).',
     pixels='{name}: its outlines are in pixels, not in longitude and latitude ({why}).')
 
-def place_of(path)->tuple: # -> coordinate system of rasterio, the six numbers of its affine map
+def place_of(path)->tuple: # -> coordinate system of rasterio, affine map, (width, height)
     "Where rasterio says that an image lies. Raises `ValueError` where it does not."
     try:
         import rasterio
     except ImportError as e:
         raise ValueError(GEO_SAYS['rasterio']) from e
     with open(path, 'rb') as opened, rasterio.open(opened if not str(path).isprintable() else path) as f:
-        affine, crs = f.transform, f.crs
+        affine, crs, size = f.transform, f.crs, (f.width, f.height)
     if crs is None:
         raise ValueError(GEO_SAYS['system'])
     if affine.is_identity or affine.is_degenerate:
         raise ValueError(GEO_SAYS['place'])
-    return crs, affine
+    return crs, affine, size
 
 def tags_by_rasterio(path)->list: # of `geo_tags`
     "The tags that GDAL would write; nothing without rasterio, or without a georeference."
     try:
-        crs, affine = place_of(path)
+        crs, affine, _ = place_of(path)
     except ValueError:
         return []
     import rasterio
@@ -229,9 +231,19 @@ def on_earth(lon, lat)->list: # (n,) degrees each -> of [lon,lat]
         raise ValueError(GEO_SAYS['earth'])
     return a.tolist()
 
+def check_somewhere(to_map, size): # of `map_coordinates`; (width, height)
+    "Raise `ValueError` where nine points over a picture all fail: there is no way to the earth."
+    for last, (x, y) in enumerate(product(*(np.linspace(0, s, 3) for s in size)), -8):
+        try:
+            to_map([[x,y]])
+            return
+        except ValueError:
+            if not last:
+                raise
+
 def map_coordinates(path): # -> function of a list of [x,y] to longitude and latitude; it raises `ValueError`
     "How pixels of a georeferenced image lie on the earth. Raises `ValueError` where that is not known."
-    crs, m = place_of(path)
+    crs, m, size = place_of(path)
     from rasterio.warp import transform
     def to_map(ring):
         x, y = np.array(ring).T
@@ -240,7 +252,7 @@ def map_coordinates(path): # -> function of a list of [x,y] to longitude and lat
         except Exception as e: # GDAL has many errors, and none in common
             raise ValueError(in_short(e)) from e
         return on_earth(lon, lat)
-    to_map([[0,0],[1,1]]) # a system without a way to the earth fails at once
+    check_somewhere(to_map, size)
     return to_map
 
 # %% ../../nbs/prediction/02_outputs.ipynb #71af6d8e

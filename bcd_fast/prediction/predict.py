@@ -21,8 +21,9 @@ from itertools import chain, count, groupby
 from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from ..core import (
-    InputError, Unwritten, check_apart, check_choice, make_folder, only_one, shown, sweep, whole_file, write_whole)
+from bcd_fast.core import (
+    InputError, Unwritten, check_apart, check_choice, check_folder, make_folder, only_one, shown, sweep, whole_file,
+    write_whole)
 from ..data.formats import MOST_PIXELS, Picture
 from ..data.normalisation import Normalisation, as_trained, factor_for, merged, needs_look, numbers_of, times
 from ..data.folders import list_files
@@ -227,7 +228,6 @@ SAY = {
     'gone': '{path} is no file: it was removed, or its link leads nowhere.',
     'failed': '{path} cannot be predicted ({why}).',
     'every': 'none of {n} files can be predicted, for one reason ({why}): the first is {path}.',
-    'same': '{path} holds the images: choose another folder for the masks.',
     'record': '{path} is no record of a prediction: move it away, or choose another folder.',
     'there': '{path} was there before and is of something else: move it away, or choose another folder.',
     'a file': '{path} is a file: --out must name a folder.'}
@@ -371,12 +371,14 @@ def save_bands(path:Path, bands, shape, convert, dtype, geo=())->None: # as for 
         write_tiff(half, bands, shape, convert, dtype, extratags=geo, software=MARK)
 
 # %% ../../nbs/prediction/03_predict.ipynb #59d67e13
-def save_outlines(path:Path, mask, prob, where:Georeference)->list: # (H,W) bool, (H,W) in [0,1] -> notes
+def save_outlines(path:Path, name:str, # of the picture
+                  mask, prob, # (H,W) bool, (H,W) in [0,1]
+                  where:Georeference)->list: # notes
     "GeoJSON, in pixels where the georeference does not reach."
     try:
         found, notes = geojson(mask, prob, where.to_map), []
     except ValueError as e:
-        found, notes = geojson(mask, prob), [GEO_SAYS['pixels'].format(name=path.name, why=in_short(e))]
+        found, notes = geojson(mask, prob), [GEO_SAYS['pixels'].format(name=name, why=in_short(e))]
     write_whole(path, json.dumps(found).encode())
     return notes
 
@@ -393,7 +395,7 @@ def save_picture(to:Writing, stem:str, # of the names of the files
     if 'probabilities' in paths:
         save_array(paths['probabilities'], to_16_bits(prob), where.tags)
     if 'geojson' in paths:
-        notes = save_outlines(paths['geojson'], mask, prob, where)
+        notes = save_outlines(paths['geojson'], p.name, mask, prob, where)
     if 'overlay' in paths:
         save_array(paths['overlay'], overlay(normalised(p, to.normalisation), mask))
     return [p.name for p in paths.values()], notes
@@ -586,9 +588,7 @@ def predict_file(run:Run, path:Path, stem:str, sha256:str)->None: # wanted stem,
 # %% ../../nbs/prediction/03_predict.ipynb #bc9b8da2
 def check_outputs(paths, out:Path, write, model_dir)->None: # of the images; of `OUTPUTS`
     "Raise `InputError` where something would be written over what is read, or over what is nobody's output."
-    folders = {os.path.realpath(f) for p in paths for f in (p.parent, Path(os.path.realpath(p)).parent)}
-    if os.path.realpath(out) in folders:
-        raise InputError(SAY['same'].format(path=out))
+    check_folder(out, paths)
     ours = [out/RECORD, out/ANNOTATIONS]
     check_apart([*ours, *(out.iterdir() if out.is_dir() else [])], paths)
     check_apart(ours, [Path(model_dir)/n for n in ('model.json','model.safetensors')])
