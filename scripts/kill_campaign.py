@@ -37,7 +37,8 @@ def write_pictures(folder, n=24):
 def start(kind, folder, resume=False):
     "A process under way, in a session of its own, so that whoever it leaves behind can be found."
     if kind == 'predict':
-        words = ['-c', PREDICT, '../whole/run/model', '../pictures/objects', '--out', 'run', '--write', 'masks', 'prob']
+        words = ['-c', PREDICT, '../whole/run/model', '../pictures/objects', '--out', 'run', '--write', 'masks',
+                 'probabilities']
     else:
         words = ['-m', 'bcd_fast.train', *(['--resume', 'run'] if resume else TRAININGS[kind])]
     pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -11,9 +11,9 @@ from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments.runs import METRICS
 from conftest import SHORT, folder_of
 
-TABLES = {'config.yaml', 'history.csv', 'steps.csv', 'metrics.json', 'monitor.json', 'report.html'}
+TABLES = {'config.yaml', 'pictures.json', 'history.csv', 'steps.csv', 'metrics.json', 'monitor.json', 'report.html'}
 PICTURES = {f'{name}.png' for name in ('clusters', 'confusion', 'counterfactuals', 'losses', 'masks', 'thresholds')}
-FILES = TABLES | PICTURES | {'stage1', 'model', 'epochs'}
+FILES = TABLES | PICTURES | {'stage1', 'model', 'epochs', '.lock'}
 BETWEEN = 'iou', 'dice', 'ap', 'auroc', 'iou_per_image', 'cluster_nmi', 'assignment_accuracy' # 0 and 1
 
 

@@ -210,6 +210,8 @@ def save_stage1(s1:Stage1, folder)->Path:
         with only_one(own):
             write_stage1(s1, make_folder(own/folder.name))
             put(own/folder.name, folder)
+    except InputError as e: # names the place where it is meant to be
+        raise InputError(str(e).replace(str(own), str(folder.parent))) from e
     finally:
         shutil.rmtree(own, ignore_errors=True)
     return folder

@@ -7,14 +7,14 @@ __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHAN
            'FOLDERS', 'USED', 'FIT', 'CHOSEN', 'FOUND_NOTHING', 'TOLD_APART', 'FEWEST_TOLD', 'OF_PICTURES',
            'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'WHOLE_DATA', 'SETTINGS', 'NO_RUN', 'REPLACED', 'SAID',
            'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line',
-           'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'check_unused', 'check_unfinished',
-           'sweep_run', 'held', 'note_data', 'begun_with', 'same_data', 'data_as_begun', 'threads_as_begun',
-           'held_out_of', 'find_threshold', 'choice_of', 'uses_clusters', 'judge_condition', 'normalisation_of',
-           'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run', 'who_set_k', 'finish_run',
-           'masks_of', 'held_out_masks', 'some_objects', 'finish_for', 'told_apart', 'apart_found', 'about_whole',
-           'score_test', 'run_whole', 'whole_metrics', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares',
-           'run_experiment', 'reason', 'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run',
-           'evaluate_run', 'report']
+           'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'only_begun', 'check_unused',
+           'check_unfinished', 'sweep_run', 'held', 'note_data', 'begun_with', 'same_data', 'data_as_begun',
+           'threads_as_begun', 'held_out_of', 'find_threshold', 'choice_of', 'uses_clusters', 'judge_condition',
+           'normalisation_of', 'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run',
+           'who_set_k', 'finish_run', 'masks_of', 'held_out_masks', 'some_objects', 'finish_for', 'told_apart',
+           'apart_found', 'about_whole', 'score_test', 'run_whole', 'whole_metrics', 'metrics_in', 'evaluate_whole',
+           'begin_whole', 'begin_squares', 'run_squares', 'run_experiment', 'reason', 'settings_in', 'resume_run',
+           'demo_in', 'clear_demo', 'run_demo', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, pandas as pd, re, torch
@@ -176,14 +176,20 @@ USED = dict(
            '(or hydra.run.dir=FOLDER).',
     over='{folder} is finished: its scores are in metrics.json, its model in model/.')
 
+def only_begun(folder, found)->bool: # names that are there
+    "Whether a run has written its settings there and computed nothing: it failed, perhaps for a wrong setting."
+    ours = 'config.yaml' in found and (folder/'config.yaml').read_bytes().startswith(b'# experiment=')
+    return ours and set(found)<={'config.yaml','pictures.json'}
+
 def check_unused(folder)->None:
-    "Raise `CannotGoOn` for a folder with files of a run."
+    "Raise `CannotGoOn` for a folder with files of a run, or files that a run would overwrite."
     found = [f for f in (*FILES, *FOLDERS) if (folder/f).exists()]
-    if found:
+    if found and not only_begun(folder, found):
         begun = 'config.yaml' in found
         what = 'others' if not begun else 'finished' if 'metrics.json' in found else 'unfinished'
         raise CannotGoOn(USED[what].format(folder=folder, found=', '.join(found[:3])))
 
+# %% ../../nbs/experiments/05_runs.ipynb #19ed0dd6
 def check_unfinished(folder)->None: # of a run
     "Raise `CannotGoOn` when there is nothing left to do."
     if (folder/'metrics.json').is_file():
@@ -509,11 +515,19 @@ def whole_metrics(cfg, name:str, bags)->dict: # settings, experiment, Bags
     known |= {f'n_{part}': len(bags.indices()[part]) for part in ('train','test')}
     return known | dict(version=__version__, torch=torch.__version__, platform=platform_text())
 
+def metrics_in(folder)->dict: # of a finished run
+    "What `metrics.json` says. Raises `InputError`."
+    path = folder/'metrics.json'
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as e:
+        raise InputError(f'{path} is not readable JSON ({e}). {ANEW}') from e
+
 def evaluate_whole(cfg, folder)->dict: # settings, folder of the run -> the metrics, also in eval.json
     "Score a finished run on whole pictures again. Raises `InputError` when its data have changed."
     bags = same_data(load_bags(cfg.data), begun_with(folder), folder, 'scores')
     model, about = load_model(folder/'model')
-    metrics = json.loads((folder/'metrics.json').read_text())
+    metrics = metrics_in(folder)
     found = score_test(model, bags, about['threshold'], folder)
     metrics |= {k: found.get(k) for k in OF_PICTURES} | dict(peak_rss_mb=peak_rss_mb())
     write_json(folder/'eval.json', metrics)
@@ -681,7 +695,7 @@ def evaluate_run(folder)->dict: # the metrics, also in eval.json
         return evaluate_whole(cfg, folder)
     ds = without_suspects(load_data(cfg.data), folder)
     s1 = stage1_of(cfg, ds, folder, 'scores')
-    metrics = json.loads((folder/'metrics.json').read_text())
+    metrics = metrics_in(folder)
     metrics |= report_stage1(cfg, ds, s1, folder)
     if cfg.stage==2:
         model = set_precision(load_model(folder/'model')[0], cfg.trainer.precision)
