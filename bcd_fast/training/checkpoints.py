@@ -128,7 +128,7 @@ def own_words():
     try:
         yield
     except InputError as e:
-        *before, said = str(e).split(':\n\t') # 'Exception occured in ... when calling event ...:'
+        *before, said = str(e.args[0]).split(':\n\t') # 'Exception occured in ... when calling event ...:'
         if before:
             e.args = (said,)
         raise
