@@ -4,24 +4,26 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
-           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'Source', 'Pile', 'file_hash', 'Bags', 'middle',
-           'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels',
-           'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at', 'read_piles',
-           'read_bags']
+           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'Source', 'Pile', 'file_hash', 'Bags',
+           'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original',
+           'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at',
+           'drawn_in', 'apart', 'check_drawn', 'about_corrected', 'read_piles', 'read_bags']
 
 # %% ../../nbs/data/14_bags.ipynb #a45c10b9
 import numpy as np, os, tempfile
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
-from itertools import groupby
+from itertools import chain, compress, groupby
 from pathlib import Path
 from ..core import InputError, shown
-from .images import PARTS, hashed, split_indices
+from .images import PARTS, PILES, hashed, split_indices
 from .formats import Picture, all_gray, channels_of, read_pictures, with_channels
 from .normalisation import Normalisation, fit_normalisation, pictures_line
 from .folders import (
-    Reading, Tally, check_few, check_types, filled, find_files, fitting, in_both, mask_pages, normalised,
+    Reading, Tally, and_more, check_few, check_types, filled, find_files, fitting, in_both, mask_pages, normalised,
     object_pixels, resized)
+from .corrected import (
+    CORRECTED, OBJECT, UNKNOWN, corrected_of, pictures_of, read_corrected, without_picture)
 
 # %% ../../nbs/data/14_bags.ipynb #b618b6d6
 @dataclass
@@ -72,6 +74,7 @@ class Bags:
     pictures: str = '' # a line about channels, bits and normalisation
     split_seed: int = 42 # of the split alone
     fractions: tuple = None # of train, valid and test; by default no test where there are no masks to score by
+    corrected: Pile = None # pictures of either sort with masks that a person drew: they are learned from, not scored
     def __post_init__(self):
         known = any(s.mask is not None for s in self.objects.sources)
         self.fractions = self.fractions or (SCORED if known else UNSCORED)
@@ -91,9 +94,19 @@ class Bags:
     def fingerprint(self)->str:
         "Hash of all that is known of the pictures, true masks aside: the same data, the same text."
         numbers = self.split_seed, tuple(self.fractions), self.scale, self.normalisation.to_dict()
-        piles = self.objects, self.backgrounds
+        piles = [p for p in (self.objects, self.backgrounds, self.corrected) if p]
         of_piles = [(p.values, p.shapes, p.groups, *(x for gap in sorted(p.gaps.items()) for x in gap)) for p in piles]
-        return hashed(*numbers, *of_piles[0], *of_piles[1])
+        drawn = [self.drawn(i) for i in range(len(self.corrected or ()))]
+        return hashed(*numbers, *chain(*of_piles), *drawn)
+
+# %% ../../nbs/data/14_bags.ipynb #e318536a
+@patch
+def drawn(self:Bags, i:int)->np.ndarray: # number of a corrected picture -> (h,w) float32: 0, 1 or NaN
+    "What a person drew, as large as the masker sees the picture. Raises `InputError`."
+    source, sides = self.corrected.sources[i], tuple(self.corrected.shapes[i,1:])
+    mask = source.mask if isinstance(source.mask, np.ndarray) else read_corrected(source.mask)
+    inside, left_open = (resized((mask==value)[None], sides)[0] for value in (OBJECT, UNKNOWN))
+    return np.where(left_open>.25, np.float32(np.nan), (inside>.5).astype(np.float32))
 
 # %% ../../nbs/data/14_bags.ipynb #92e127d2
 @patch
@@ -285,9 +298,10 @@ class Survey:
 
 # %% ../../nbs/data/14_bags.ipynb #dd2842ce
 def check_number(survey:Survey, readers, where:str, least:int=10): # pictures of each pile
-    "Raise `InputError` where a pile is too small."
-    for what, reader in readers.items():
-        check_few({what: survey.shapes[what]}, least, where, [*reader.bad.values()])
+    "Raise `InputError` where a pile is too small; corrected pictures count in either."
+    more = len(survey.shapes.get('corrected', ()))
+    for what in PILES:
+        check_few({what: survey.shapes[what]}, max(2, least-more), where, [*readers[what].bad.values()])
 
 # %% ../../nbs/data/14_bags.ipynb #a36460a8
 def looked_at(masks, # path or `Picture` for each item of object pictures, or none
@@ -308,13 +322,49 @@ def looked_at(masks, # path or `Picture` for each item of object pictures, or no
     return kept, tally.line(), []
 
 
+# %% ../../nbs/data/14_bags.ipynb #fff6f7aa
+DRAWN_SAYS = dict(
+    about='{n} corrected picture{s}: what was drawn on them is learned from',
+    several='{path} holds several pictures: one mask cannot correct them. Remove {mask}.',
+    nothing='{folder}: {names} left out: a mask of no picture.')
+
+def drawn_in(folder)->tuple: # with corrected/, or without -> path of a picture -> path of its mask; messages
+    "The masks that a person drew. Raises `InputError`."
+    if not (Path(folder)/CORRECTED).is_dir():
+        return {}, []
+    paths, extra = pictures_of(folder), without_picture(folder)
+    drawn = {paths[name]: mask for name, mask in corrected_of(folder).items()}
+    names = and_more(p.relative_to(folder) for p in extra) if extra else ''
+    return drawn, [DRAWN_SAYS['nothing'].format(folder=folder, names=names)] if extra else []
+
+def apart(files:dict, drawn)->dict: # of `find_files`, of `drawn_in` -> objects, backgrounds, masks, groups
+    "Files without those of corrected pictures."
+    keep = {what: [p not in drawn for p in files[what]] for what in PILES}
+    rest = {what: [*compress(files[what], keep[what])] for what in PILES}
+    groups = {what: [*compress(of, keep[what])] for what, of in files.get('groups', {}).items()}
+    return rest|dict(masks=[*compress(files['masks'], keep['objects'])], groups=groups)
+
+def check_drawn(drawn, survey:Survey): # paths of masks, in the order of their pictures; of all pictures
+    "Raise `InputError` for a mask that does not fit its picture."
+    places = survey.places.get('corrected', [])
+    for (number, name), shape in zip(places, survey.shapes.get('corrected', [])):
+        if [n for n, _ in places].count(number)>1:
+            raise InputError(DRAWN_SAYS['several'].format(path=name, mask=drawn[number]))
+        read_corrected(drawn[number], shape)
+
+def about_corrected(pile:Pile)->str: # or None
+    "A line about corrected pictures."
+    n = len(pile or ())
+    return DRAWN_SAYS['about'].format(n=n, s='s' if n>1 else '') if n else ''
+
 # %% ../../nbs/data/14_bags.ipynb #ad0dee69
-def read_piles(readers, # objects, backgrounds -> `Reader`
+def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
                where:str, # what messages call them
                normalise:str='auto', # one of `NORMALISATIONS`, or auto
                scale:float=None, # pixels that the masker sees for one of a file; chosen by default
                masks=(), # path or `Picture` for each item of the objects' reader, or none
-               groups=None # objects, backgrounds -> for each item, what belongs together
+               groups=None, # objects, backgrounds -> for each item, what belongs together
+               drawn=() # path of the mask of each item of the corrected ones' reader
               )->Bags:
     "A data set of what two readers give. Raises `InputError` where pictures are too few or do not go together."
     survey = Survey()
@@ -326,15 +376,17 @@ def read_piles(readers, # objects, backgrounds -> `Reader`
     for reader in readers.values():
         reader.channels = channels
     masks, about, unmasked = looked_at(masks, survey)
+    check_drawn(drawn, survey)
     how = fit_normalisation(normalise, (p for reader in readers.values() for _, _, p in reader))
     scale = scale or choose_scale([filled(how(p.values, p.valid), p.valid) for p in survey.few(channels)])
     kind = np.uint8 if set(survey.kinds)=={'uint8'} and how.name=='unit' else np.uint16
     seen, groups = Seen(how, float(scale), channels, kind), groups or {}
-    piles = {what: make_pile(reader, survey.shapes[what], seen, masks if what=='objects' else (), groups.get(what))
+    of = dict(objects=masks, corrected=drawn)
+    piles = {what: make_pile(reader, survey.shapes[what], seen, of.get(what, ()), groups.get(what))
              for what, reader in readers.items()}
     bad = [message for reader in readers.values() for message in reader.bad.values()]+unmasked
-    both = in_both(*(zip((name for _, name in survey.places[what]), pile) for what, pile in piles.items()))
-    lines = [survey.line(channels, how), about, both]
+    both = in_both(*(zip((name for _, name in survey.places[what]), piles[what]) for what in PILES))
+    lines = [survey.line(channels, how), about, both, about_corrected(piles.get('corrected'))]
     return Bags(**piles, normalisation=how, scale=float(scale), reading=readers['objects'].reading,
                 unreadable=bad, pictures='\n'.join(line for line in lines if line))
 
@@ -345,7 +397,11 @@ def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CS
              )->Bags:
     "A data set from a user's files. Raises `InputError` when something is missing, too small or wrong."
     files, said = find_files(folder)
-    readers = {what: Reader(files[what], reading) for what in ('objects','backgrounds')}
-    bags = read_piles(readers, str(folder), normalise, scale, files['masks'], files.get('groups'))
+    drawn, more = drawn_in(folder)
+    files = apart(files, drawn)
+    readers = {what: Reader(files[what], reading) for what in PILES}
+    if drawn:
+        readers['corrected'] = Reader([*drawn], reading)
+    bags = read_piles(readers, str(folder), normalise, scale, files['masks'], files['groups'], [*drawn.values()])
     source = f'your images in {shown(Path(folder).resolve().name)}'
-    return replace(bags, unreadable=said+bags.unreadable, source=source)
+    return replace(bags, unreadable=said+more+bags.unreadable, source=source)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CORRECTED', 'EARLIER', 'OBJECT', 'GROUND', 'UNKNOWN', 'SAY', 'pictures_of', 'corrected_path', 'check_mask',
-           'read_corrected', 'corrected_of', 'png_bytes', 'earlier_of', 'keep_earlier', 'is_there', 'write_corrected']
+           'read_corrected', 'corrected_of', 'without_picture', 'png_bytes', 'earlier_of', 'keep_earlier', 'is_there',
+           'write_corrected']
 
 # %% ../../nbs/data/13_corrected.ipynb #0bdc82eb
 import io, numpy as np
@@ -71,6 +72,11 @@ def corrected_of(folder)->dict: # as for `pictures_of`; -> name of a picture -> 
     "The corrected masks that there are."
     found = {name: corrected_path(folder, name) for name in pictures_of(folder)}
     return {name: path for name, path in found.items() if path.is_file()}
+
+def without_picture(folder)->list: # as for `pictures_of` -> of paths
+    "Masks that belong to no picture."
+    top, known = Path(folder)/CORRECTED, {*corrected_of(folder).values()}
+    return [p for p in sorted(top.rglob('*.png')) if p not in known and top/EARLIER not in p.parents]
 
 # %% ../../nbs/data/13_corrected.ipynb #98fcb35c
 def png_bytes(a)->bytes: # (H,W) or (H,W,3) uint8

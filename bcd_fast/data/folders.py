@@ -219,7 +219,8 @@ FOLDER_SAYS = dict(
     no_mask='{folder}: no mask for {names}, so no scores are made.',
     elsewhere='{path}: {names} left out: masks are looked for in masks/.',
     two_masks='{folder}: two masks for {names}, so no scores are made.',
-    extra='{folder}: {names} left out: a mask of no object picture.')
+    extra='{folder}: {names} left out: a mask of no object picture.',
+    corrected='{folder}/corrected left out: only recipe=whole learns from corrected masks.')
 
 ALMOST = {'mask','label','labels','truth','ground_truth','groundtruth','gt','annotations'} # names of folders for masks
 
@@ -781,6 +782,8 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
     "A data set from a user's files. Raises `InputError` when something is missing, too small or wrong."
     files, bad = find_files(folder)
     found = {}
+    if (Path(folder)/'corrected').is_dir():
+        bad.append(FOLDER_SAYS['corrected'].format(folder=folder))
     for what in ('objects','backgrounds'):
         found[what], more = read_files(files[what], reading, str(folder))
         bad += more

@@ -30,7 +30,7 @@ from .bag_loss import BagLoss, SupervisedBagLoss
 PAIRS_FROM = .3 # share of the training from which neighbours of like gray are to be alike
 
 class BagCallback(GroundsCallback):
-    "Turns batches `(x,b,z)` into masker and loss inputs and keeps the loss parts of every step."
+    "Turns batches `(x,b,k,m,z)` into masker and loss inputs and keeps the loss parts of every step."
     def __init__(self, shares:tuple=(.2,.05), # of a window's pixels that count as the surest, at first and in the end
                  until:float=.7, # share of the training in which they fall
                  paste:int=8, # backgrounds with blobs in a batch
@@ -41,13 +41,13 @@ class BagCallback(GroundsCallback):
         self.shares, self.until, self.paste, self.lowest, self.areas = shares, until, paste, lowest, areas
         self.blur, self.look = blur, look
     def before_batch(self):
-        x, b, z = (*self.xb, *self.yb)
+        x, b, k, m, z = (*self.xb, *self.yb)
         b = fill_nan(b)
         known, self.loss_func.share = [], self.share()
         self.loss_func.paired = self.learn.pct_train>=PAIRS_FROM
         if self.training:
             self.remember(b)
-            known = self.known()
+            known = [*self.known(), *self.corrected(k, m)]
         self.learn.xb = (torch.cat([x, b, *(images for images, _ in known)]),)
         self.learn.yb = (fill_nan(x), [mask for _, mask in known], z)
     def cut_out(self)->tuple: # of `on_other_ground`
@@ -77,6 +77,16 @@ def known(self:BagCallback)->list: # of (images, masks)
         return []
     made = [] if self.before is None else [self.before]
     return [*made, paste_blobs(self.some(self.paste))] if self.paste else made
+
+@patch
+def corrected(self:BagCallback, k, m)->list: # windows of corrected pictures, masks: 0, 1 or NaN -> of (images, masks)
+    "What a person drew, and half of it cut out and set on other grounds."
+    if not len(k):
+        return []
+    k = fill_nan(k)
+    if isinstance(self.loss_func, SupervisedBagLoss):
+        return [(k, m)]
+    return [(k, m), on_other_ground(k, m.nan_to_num(0), self.some, self.areas, None)]
 
 # %% ../../nbs/training/13_bag_learner.ipynb #4837c1bc
 LOOK_FROM = .15 # share of the training from which the masker's belief counts

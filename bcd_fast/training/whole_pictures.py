@@ -56,9 +56,10 @@ def seconds_a_step(model, size:tuple, passes:int=3)->float: # masker, (n,C,H,W) 
     return min(times)
 
 def shown_in_a_step(learn)->int: # `BagLearner` -> windows
-    "Object windows, backgrounds, cut-outs of half of the objects, and blobs."
-    bs, known = learn.dls.train.how.bs, not isinstance(learn.loss_func, SupervisedBagLoss)
-    return 2*bs+known*(bs//2+learn.bag.paste)
+    "Object windows, backgrounds, corrected ones, cut-outs of half of the objects and of the corrected ones, and blobs."
+    loader, known = learn.dls.train, not isinstance(learn.loss_func, SupervisedBagLoss)
+    bs, drawn = loader.how.bs, loader.n_corrected
+    return 2*bs+drawn+known*(bs//2+drawn//2+learn.bag.paste)
 
 def expected_line(learn, epochs:int)->str: # `BagLearner`, still to be made
     "How long a training will take, and what its pictures need."
