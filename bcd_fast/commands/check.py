@@ -554,6 +554,7 @@ def bcd_check(words=None # of the command line
     def look():
         check_path(a.path)
         check_place(a.out)
+        check_page_target(a.out, a.path)
         how = {k: v for k, v in vars(a).items() if k not in ('path','out') and v is not None}
         findings, table, pictures = check_images(a.path, **how)
         page = html_page(f'bcd_check: {Path(a.path).name}', {'What was read': table}, findings, pictures)

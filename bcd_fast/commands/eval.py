@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAY', 'DRAWN', 'HEADINGS', 'UNDER', 'WRITTEN', 'EVAL', 'HELP', 'MEANING', 'FEW', 'model_folder', 'files_of',
-           'with_masks', 'background_files', 'name_of', 'pixel_masks', 'is_small', 'bands_of', 'Place', 'Evaluation',
+           'with_masks', 'background_files', 'pixel_masks', 'is_small', 'bands_of', 'Place', 'Evaluation',
            'count_bands', 'count_waiting', 'count_file', 'count_files', 'channels_note', 'view_of', 'shortened',
            'title_of', 'worst_figure', 'write_evaluation', 'check_scored', 'evaluate_folder', 'eval_parser',
            'say_scores', 'say_left_out', 'score_run', 'bcd_eval']
@@ -78,16 +78,12 @@ def background_files(data:Path, prefix:str='')->tuple: # -> paths, messages
         return [], [str(e)]
 
 # %% ../../nbs/commands/04_eval.ipynb #ea809e25
-def name_of(source)->str: # `WholeImage` or `TiffRows`
-    "The name of a picture."
-    return source.picture.name if isinstance(source, WholeImage) else source.name
-
 def pixel_masks(path, mask, sources)->list: # picture and mask file, pictures in it -> of (H,W) bool
     "The true mask of each picture of a file. Raises `InputError` when it cannot be read, or is of another size."
     masks = mask_file(mask)
     if len(masks)!=len(sources):
         raise InputError(SAY['pages'].format(mask=mask, n=len(masks), path=path, of=len(sources)))
-    return [object_pixels(m, name_of(s), s.shape) for m, s in zip(masks, sources)]
+    return [object_pixels(m, s.name, s.shape) for m, s in zip(masks, sources)]
 
 # %% ../../nbs/commands/04_eval.ipynb #7e0f2452
 def is_small(source)->bool: # `WholeImage` or `TiffRows`
@@ -138,7 +134,7 @@ def count_bands(run:Evaluation, source, place:Place, truth)->None: # `WholeImage
     counts = 0
     for a, m in bands_of(run.model, run.about, source):
         counts = counts+count_levels(m, None if truth is None else truth[a:a+len(m)])
-    run.add(counts, place, name_of(source))
+    run.add(counts, place, source.name)
 
 def count_waiting(run:Evaluation)->None:
     "Count the small pictures that have been read."

@@ -70,8 +70,9 @@ class Bags:
     scale: float = 1. # pixels that the masker sees for one of a file
     reading: Reading = Reading() # how files become pictures
     source: str = '' # a sentence for reports
-    unreadable: list = field(default_factory=list) # messages about files left out
-    pictures: str = '' # a line about channels, bits and normalisation
+    unreadable: list = field(default_factory=list) # messages about pictures left out
+    notes: list = field(default_factory=list) # messages about whatever else was left out
+    pictures: str = '' # lines about channels, bits and normalisation
     split_seed: int = 42 # of the split alone
     fractions: tuple = None # of train, valid and test; by default no test where there are no masks to score by
     corrected: Pile = None # pictures of either sort with masks that a person drew: they are learned from, not scored
@@ -390,6 +391,7 @@ def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
     return Bags(**piles, normalisation=how, scale=float(scale), reading=readers['objects'].reading,
                 unreadable=bad, pictures='\n'.join(line for line in lines if line))
 
+# %% ../../nbs/data/14_bags.ipynb #9748c257
 def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CSV table
               reading:Reading=Reading(), # how files become pictures
               normalise:str='auto', # one of `NORMALISATIONS`, or auto
@@ -404,4 +406,4 @@ def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CS
         readers['corrected'] = Reader([*drawn], reading)
     bags = read_piles(readers, str(folder), normalise, scale, files['masks'], files['groups'], [*drawn.values()])
     source = f'your images in {shown(Path(folder).resolve().name)}'
-    return replace(bags, unreadable=said+more+bags.unreadable, source=source)
+    return replace(bags, notes=said+more, source=source)

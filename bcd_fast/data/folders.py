@@ -780,10 +780,9 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
                 windows:Windows=Windows() # what is cut from the pictures
                )->Dataset:
     "A data set from a user's files. Raises `InputError` when something is missing, too small or wrong."
-    files, bad = find_files(folder)
-    found = {}
+    (files, notes), bad, found = find_files(folder), [], {}
     if (Path(folder)/'corrected').is_dir():
-        bad.append(FOLDER_SAYS['corrected'].format(folder=folder))
+        notes = [*notes, FOLDER_SAYS['corrected'].format(folder=folder)]
     for what in ('objects','backgrounds'):
         found[what], more = read_files(files[what], reading, str(folder))
         bad += more
@@ -794,4 +793,4 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
     masks, more = read_masks(files['masks'], found['objects'])
     bad += more
     ds = pictures_dataset(found|dict(masks=list(enumerate(masks))), str(folder), windows, bad)
-    return replace(ds, source=f'your images in {shown(Path(folder).resolve().name)}')
+    return replace(ds, notes=notes, source=f'your images in {shown(Path(folder).resolve().name)}')

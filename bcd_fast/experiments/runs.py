@@ -10,11 +10,11 @@ __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHAN
            'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'only_begun', 'check_unused',
            'check_unfinished', 'sweep_run', 'held', 'note_data', 'begun_with', 'same_data', 'data_as_begun',
            'threads_as_begun', 'held_out_of', 'find_threshold', 'choice_of', 'uses_clusters', 'judge_condition',
-           'normalisation_of', 'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'data_of_run',
-           'who_set_k', 'finish_run', 'masks_of', 'held_out_masks', 'some_objects', 'finish_for', 'told_apart',
-           'apart_found', 'about_whole', 'score_test', 'run_whole', 'whole_metrics', 'metrics_in', 'evaluate_whole',
-           'begin_whole', 'begin_squares', 'run_squares', 'run_experiment', 'reason', 'settings_in', 'resume_run',
-           'demo_in', 'clear_demo', 'run_demo', 'read_run', 'evaluate_run', 'report']
+           'normalisation_of', 'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'say_left_out',
+           'say_lines', 'data_of_run', 'who_set_k', 'finish_run', 'masks_of', 'held_out_masks', 'some_objects',
+           'finish_for', 'told_apart', 'apart_found', 'about_whole', 'score_test', 'run_whole', 'whole_metrics',
+           'metrics_in', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares', 'run_experiment', 'reason',
+           'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, pandas as pd, re, torch
@@ -365,18 +365,26 @@ def run_stage2(cfg, ds, s1, folder, say, # settings, Dataset, stage 1, folder of
     return scores | dict(recovery=found_again, threshold=held_out.threshold) | cost, findings
 
 # %% ../../nbs/experiments/05_runs.ipynb #43aab603
+def say_left_out(data, say): # Dataset or Bags
+    "Say what is not learned from."
+    for message in (*data.notes, *data.unreadable):
+        say(SAY['left_out'].format(message=message))
+
+def say_lines(text:str, say):
+    "Say each line on its own."
+    for line in text.splitlines():
+        say(line)
+
 def data_of_run(cfg, say, # settings, where messages go
                 ds=None # Dataset, where it is not read from files
                )->tuple: # settings without gaps, Dataset
     "Read the data, say what they are, and fill settings that follow from them."
     ds = ds or load_data(cfg.data)
     cfg, chosen = fill_settings(cfg, ds)
-    for message in ds.unreadable:
-        say(SAY['left_out'].format(message=message))
+    say_left_out(ds, say)
     numbers = dict(objects=len(ds.objects), backgrounds=len(ds.backgrounds))
     say(SAY['data'].format(**numbers, size=cfg.data.size, source=ds.source))
-    if ds.pictures:
-        say(ds.pictures)
+    say_lines(ds.pictures, say)
     if chosen:
         say(SAY['chosen'].format(words=' '.join(f'{k}={v}' for k, v in chosen.items())))
     return cfg, ds
@@ -538,10 +546,9 @@ def begin_whole(cfg, name:str, folder, say, resume:bool, bags=None)->tuple: # as
     "Read whole pictures, say what they are, and run."
     check_whole(cfg, read=bags is None)
     bags = bags or load_bags(cfg.data)
-    for message in bags.unreadable:
-        say(SAY['left_out'].format(message=message))
+    say_left_out(bags, say)
     say(WHOLE_DATA.format(objects=len(bags.objects), backgrounds=len(bags.backgrounds), source=bags.source))
-    say(bags.pictures)
+    say_lines(bags.pictures, say)
     say(scale_line(bags.scale))
     if resume:
         bags = data_as_begun(cfg, bags, folder)
@@ -622,7 +629,8 @@ def settings_in(folder)->tuple: # of a run -> settings, name of the experiment
     try:
         text = path.read_text(encoding='utf-8')
         said = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)) # checks names and types
-        cfg = complete(OmegaConf.to_container(said, resolve=True, throw_on_missing=True))
+        OmegaConf.to_container(said, resolve=True, throw_on_missing=True) # what leads nowhere
+        cfg = complete(OmegaConf.to_container(said)) # `${x}` in a path stays text
     except OSError as e:
         raise CannotGoOn(SETTINGS['unread'].format(path=path, why=e.strerror)) from e
     except (YAMLError, OmegaConfBaseException, ValueError) as e:

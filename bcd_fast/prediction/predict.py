@@ -203,7 +203,7 @@ def numbers_of_rows(source, kind:str, # `TiffRows`, type of its numbers
 def fitted(source, about:dict)->object: # `WholeImage` or `TiffRows`, of a model -> of rows
     "A source in the numbers of the training pictures. Raises `InputError` for a picture that is not for the model."
     how, whole = about['normalisation'], isinstance(source, WholeImage)
-    check_size(source.shape, about, source.picture.name if whole else source.name)
+    check_size(source.shape, about, source.name)
     if whole:
         return WholeImage(as_trained(source.picture, how))
     kind = source.rows(0, 1).kind

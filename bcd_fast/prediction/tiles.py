@@ -89,7 +89,7 @@ def predict_block(model, x, # (C,h,w) floats in [0,1], NaN where there is no dat
 class WholeImage:
     "Rows of a picture that is in memory."
     def __init__(self, picture:Picture):
-        self.picture, self.shape = picture, picture.values.shape[1:]
+        self.picture, self.shape, self.name = picture, picture.values.shape[1:], picture.name
     def rows(self, a:int, b:int)->Picture:
         "Rows `a` to `b`."
         p = self.picture

@@ -91,6 +91,7 @@ class BagLoss(nn.Module):
         self.mask, self.div = self.logits.sigmoid(), bg.new_zeros(())
         self.bg, self.cf, self.obj, self.pair = (part.detach() for part in (bg, cf, obj, pair))
 
+# %% ../../nbs/training/12_bag_loss.ipynb #fc7e98e6
 class SupervisedBagLoss(BagLoss):
     "Cross-entropy with true masks: a bound for comparison, not the method."
     def __init__(self):
