@@ -71,10 +71,10 @@ class Bags:
     reading: Reading = Reading() # how files become pictures
     source: str = '' # a sentence for reports
     unreadable: list = field(default_factory=list) # messages about pictures left out
-    notes: list = field(default_factory=list) # messages about whatever else was left out
     pictures: str = '' # lines about channels, bits and normalisation
     split_seed: int = 42 # of the split alone
     fractions: tuple = None # of train, valid and test; by default no test where there are no masks to score by
+    notes: list = field(default_factory=list) # messages about whatever else was left out
     corrected: Pile = None # pictures of either sort with masks that a person drew: they are learned from, not scored
     def __post_init__(self):
         known = any(s.mask is not None for s in self.objects.sources)

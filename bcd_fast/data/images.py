@@ -82,12 +82,12 @@ class Dataset:
     backgrounds: BackgroundImages
     split_seed: int = 42
     unreadable: list = field(default_factory=list) # messages about pictures left out
-    notes: list = field(default_factory=list) # messages about whatever else was left out
     scenes: list = field(default_factory=list) # of `Scene`: whole test images
     source: str = '' # a sentence for reports: which files, or which stand-in
     normalisation: object = None # `Normalisation` that made [0,1] of the files' numbers; None: of bytes
     scale: float = 1. # pixels of `images` for one of the files; None where each picture has its own
     pictures: str = '' # lines about channels, bits and normalisation, where pictures came from files
+    notes: list = field(default_factory=list) # messages about whatever else was left out
     def indices(self, what:str='objects')->dict: # 'objects' or 'backgrounds' -> part -> (M,) integers
         "Which images belong to which part."
         d = getattr(self, what)
