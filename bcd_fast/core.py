@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ESCAPED', 'TURNING', 'OURS', 'PLACE_SAYS', 'OPEN', 'SEAL', 'SEAL_SAYS', 'BUSY', 'HALF', 'READ', 'HOLDS', 'STOPS',
            'SAYS', 'REPORT_TO', 'COMMANDS_OF_TERMINALS', 'escaped', 'shown', 'InputError', 'nearest', 'check_choice',
-           'fail', 'sentence', 'tell', 'say_line', 'show_warning', 'make_folder', 'check_place', 'Unwritten', 'half_of',
-           'whole_file', 'write_whole', 'adding_to', 'write_json', 'Damaged', 'seal', 'read_sealed', 'metadata_of',
-           'write_sealed', 'read_sealed_json', 'only_one', 'lives', 'sweep', 'identities', 'check_folder',
-           'check_apart', 'optional', 'peak_rss_mb', 'cpu_name', 'platform_text', 'keep_buffers', 'handled', 'answers',
-           'for_us_alone', 'like_ctrl_c', 'say_stopped', 'say_fault', 'Harmless', 'prepare', 'attempt', 'draws_bars']
+           'fail', 'sentence', 'in_short', 'tell', 'say_line', 'show_warning', 'make_folder', 'check_place',
+           'Unwritten', 'half_of', 'whole_file', 'write_whole', 'adding_to', 'write_json', 'Damaged', 'seal',
+           'read_sealed', 'metadata_of', 'write_sealed', 'read_sealed_json', 'only_one', 'lives', 'sweep', 'identities',
+           'check_folder', 'check_apart', 'optional', 'peak_rss_mb', 'free_memory', 'cpu_name', 'platform_text',
+           'keep_buffers', 'handled', 'answers', 'for_us_alone', 'like_ctrl_c', 'say_stopped', 'say_fault', 'Harmless',
+           'prepare', 'attempt', 'draws_bars']
 
 # %% ../nbs/core.ipynb #7ede4f73
 import ctypes, hashlib, importlib, json, logging, multiprocessing, os, platform, re, signal, sys, threading, torch
@@ -62,6 +63,10 @@ def sentence(e)->str: # an `InputError` or an `OSError`
     return shown(f'{e.filename or "a file"} cannot be read or written ({e.strerror or e}).')
 
 OURS = Path(importlib.util.find_spec('bcd_fast').origin).parent
+
+def in_short(e)->str: # an error
+    "What an error of any library says, on one line."
+    return ' '.join(str(e).split())[:200]
 
 def tell(heading:str, texts)->None: # messages, each on a line of its own
     "Print a list of what went wrong, where there is any."
@@ -296,6 +301,18 @@ def peak_rss_mb()->float:
     except ImportError:
         return float('nan') # Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 2**10)
+
+def free_memory()->float: # bytes; infinite where the system does not tell
+    "Memory at hand: what Linux calls available, as far as a container's limit reaches; else pages that nobody uses."
+    told, group = Path('/proc/meminfo'), Path('/sys/fs/cgroup')
+    lines = told.read_text().splitlines() if told.is_file() else []
+    free = [int(line.split()[1])*2**10 for line in lines if line.startswith('MemAvailable')]
+    files = [group/'memory.max', group/'memory.current']
+    limit, used = ((p.read_text().strip() if p.is_file() else '') for p in files)
+    free += [int(limit)-int(used)] if limit.isdigit() and used.isdigit() else []
+    if not free and hasattr(os, 'sysconf') and 'SC_AVPHYS_PAGES' in os.sysconf_names:
+        free = [os.sysconf('SC_AVPHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')]
+    return float(min(free, default=float('inf')))
 
 def cpu_name()->str:
     "The processor, as far as the system names it."

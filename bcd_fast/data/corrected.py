@@ -11,7 +11,7 @@ __all__ = ['CORRECTED', 'EARLIER', 'OBJECT', 'GROUND', 'UNKNOWN', 'SAY', 'pictur
 import io, numpy as np
 from pathlib import Path, PurePosixPath
 from PIL import Image
-from ..core import InputError, make_folder, write_whole
+from ..core import InputError, in_short, make_folder, write_whole
 from .images import PILES
 from .folders import pile_folder, walk_files
 
@@ -62,7 +62,7 @@ def read_corrected(path, # of `corrected_path`
         with Image.open(path) as im:
             mode, mask = im.mode, np.asarray(im)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        why = getattr(e, 'strerror', None) or ' '.join(str(e).split())
+        why = getattr(e, 'strerror', None) or in_short(e)
         raise InputError(SAY['unread'].format(path=path, why=why)) from e
     if mode!='L':
         raise InputError(SAY['mode'].format(path=path, found=mode))

@@ -7,13 +7,13 @@ __all__ = ['BESIDE', 'LEFT_OUT', 'LABELS', 'TABLES', 'COLUMNS', 'SEPARATORS', 'M
            'NO_ROOM', 'SLURRED', 'DARK', 'BRIGHT', 'BETWEEN', 'MASK_SAYS', 'HOW', 'TALLY_SAYS', 'MUCH', 'UNMASKED',
            'ALL_TRANSPARENT', 'FITS', 'DATASET_SAYS', 'MOST_RESIZED', 'sort_of', 'list_files', 'look_into', 'and_more',
            'walk_files', 'decoded', 'lines_of', 'cells_of', 'check_columns', 'read_rows', 'located', 'masks_of_rows',
-           'read_table', 'pile_folder', 'name_below', 'find_masks', 'find_files', 'free_memory', 'check_room',
-           'Reading', 'read_files', 'same_channels', 'Read', 'codes_of', 'is_gray', 'neighbours', 'are_labels',
-           'suffix_of', 'opaque_only', 'bright_pixels', 'check_mask', 'read_mask', 'object_pixels', 'fitting', 'Tally',
-           'taken_as', 'mask_file', 'mask_pages', 'masks_of', 'Windows', 'square', 'resized', 'target_size',
-           'grid_starts', 'grid_windows', 'filled', 'normalised', 'cut_windows', 'stacked_valid', 'stack_windows',
-           'check_kinds', 'check_few', 'check_types', 'about_pictures', 'one_scale', 'window_bytes', 'too_long',
-           'not_too_long', 'digest', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
+           'read_table', 'pile_folder', 'name_below', 'find_masks', 'find_files', 'check_room', 'Reading', 'read_files',
+           'same_channels', 'Read', 'codes_of', 'is_gray', 'neighbours', 'are_labels', 'suffix_of', 'opaque_only',
+           'bright_pixels', 'check_mask', 'read_mask', 'object_pixels', 'fitting', 'Tally', 'taken_as', 'mask_file',
+           'mask_pages', 'masks_of', 'Windows', 'square', 'resized', 'target_size', 'grid_starts', 'grid_windows',
+           'filled', 'normalised', 'cut_windows', 'stacked_valid', 'stack_windows', 'check_kinds', 'check_few',
+           'check_types', 'about_pictures', 'one_scale', 'window_bytes', 'too_long', 'not_too_long', 'digest',
+           'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
 import csv, hashlib, io, numpy as np, os, re, torch, torch.nn.functional as F, unicodedata
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from PIL import Image
-from ..core import InputError, check_choice, shown
+from ..core import InputError, check_choice, free_memory, in_short, shown
 from .images import BackgroundImages, Dataset, ObjectImages
 from .formats import (
     SUFFIXES, TIFF_SUFFIXES, Picture, all_gray, channels_of, read_pictures, with_channels)
@@ -151,7 +151,7 @@ def cells_of(path)->list: # of a table -> of (number of the line, cells); the fi
         text = decoded(Path(path).read_bytes())
         read = [lines_of(text, s) for s in SEPARATORS]
     except (OSError, UnicodeError, csv.Error) as e:
-        raise InputError(TABLE_SAYS['unreadable'].format(path=path, reason=' '.join(str(e).split()))) from e
+        raise InputError(TABLE_SAYS['unreadable'].format(path=path, reason=in_short(e))) from e
     if not read[0]:
         raise InputError(TABLE_SAYS['unreadable'].format(path=path, reason='it is empty'))
     def columns(lines): # how many are known, and how many there are
@@ -275,17 +275,6 @@ def find_files(path)->tuple: # dict of objects, backgrounds, masks -> paths; mes
 # %% ../../nbs/data/03_folders.ipynb #977373fc
 NO_ROOM = ('{where}: {what} would take {need:.3g} GB of memory, and {free:.3g} GB are free: use recipe=whole, which '
            'reads pictures one after the other, or fewer pictures.')
-
-def free_memory()->float: # bytes; infinite where the system does not tell
-    "Memory at hand: what Linux calls available, less where a container has a limit; else pages that are not in use."
-    told, limit = Path('/proc/meminfo'), Path('/sys/fs/cgroup/memory.max')
-    lines = told.read_text().splitlines() if told.is_file() else []
-    free = [int(line.split()[1])*2**10 for line in lines if line.startswith('MemAvailable')]
-    words = limit.read_text().split() if limit.is_file() else []
-    free += [int(w) for w in words if w.isdigit()]
-    if not free and hasattr(os, 'sysconf') and 'SC_AVPHYS_PAGES' in os.sysconf_names:
-        free = [os.sysconf('SC_AVPHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')]
-    return float(min(free, default=np.inf))
 
 def check_room(need:float, what:str, where:str): # bytes; what takes them, of which set
     "Raise `InputError` where something would not fit in memory."

@@ -9,7 +9,7 @@ __all__ = ['KEYS', 'EXPECTED', 'SASSED_SAYS', 'window_sums', 'one_class_places',
 # %% ../../nbs/data/09_sassed.ipynb #efd46753
 import h5py, numpy as np
 from pathlib import Path
-from ..core import InputError
+from ..core import InputError, in_short
 from .formats import MOST_RATIO
 from .sonar import simulate_sassed
 
@@ -124,7 +124,7 @@ def read_sassed(path, # sassed.h5, or its folder
     except InputError:
         raise
     except Exception as e:
-        raise sassed_error('broken', path=path, why=' '.join(str(e).split())[:200]) from e
+        raise sassed_error('broken', path=path, why=in_short(e)) from e
 
 def read_patches(path, # sassed.h5, or its folder
                  size:int=64, per_image:int=100, cover:float=.8, seed:int=0 # as for `cut_patches`

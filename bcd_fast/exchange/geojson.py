@@ -9,7 +9,7 @@ __all__ = ['SAY', 'AREAS', 'WGS_84', 'polygons_of', 'in_pixels', 'system_of', 'p
 # %% ../../nbs/exchange/05_geojson.ipynb #cbfb568c
 from pathlib import PurePosixPath
 import numpy as np
-from ..core import InputError, optional
+from ..core import InputError, in_short, optional
 from .entries import Entry, understood
 
 # %% ../../nbs/exchange/05_geojson.ipynb #dca4060a
@@ -58,7 +58,7 @@ def system_of(content:dict, name:str): # a feature collection; what messages cal
     try:
         return optional('rasterio.crs', 'geo').CRS.from_user_input(said)
     except ValueError as e: # rasterio's CRSError is one
-        raise InputError(SAY['crs'].format(name=name, crs=said, why=' '.join(str(e).split())[:200])) from e
+        raise InputError(SAY['crs'].format(name=name, crs=said, why=in_short(e))) from e
 
 # %% ../../nbs/exchange/05_geojson.ipynb #1465782f
 def placed(path)->tuple: # -> rasterio's CRS or None, its transform
@@ -83,7 +83,7 @@ def on_picture(content:dict, name:str, path)->tuple: # of `polygons_of`; a pictu
         try:
             shapes = [optional('rasterio.warp', 'geo').transform_geom(system, crs, s) for s in shapes]
         except Exception as e: # GDAL's errors have no common class: coordinates lie where the system has none
-            why = ' '.join(str(e).split())[:200]
+            why = in_short(e)
             raise InputError(SAY['system'].format(name=name, path=path, crs=system, why=why)) from e
     return shapes, transform
 

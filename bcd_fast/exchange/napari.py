@@ -9,7 +9,7 @@ __all__ = ['ENDING', 'WRITER', 'SAY', 'write_napari', 'read_labels', 'labels_ent
 import numpy as np, tifffile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from ..core import InputError, make_folder
+from ..core import InputError, in_short, make_folder
 from .entries import Entry, name_below
 from ..prediction.outputs import regions
 
@@ -45,7 +45,7 @@ def read_labels(path)->tuple: # -> (H,W) integers, whether it was only written h
         with tifffile.TiffFile(path) as f:
             a, written = f.series[0].asarray(), f.pages[0].description.startswith(WRITER)
     except Exception as e: # decoders fail in many ways, all of which mean the same
-        raise InputError(SAY['unread'].format(path=path, why=' '.join(str(e).split())[:200])) from e
+        raise InputError(SAY['unread'].format(path=path, why=in_short(e))) from e
     if a.dtype.kind not in 'iub' or a.dtype==np.uint16:
         raise InputError(SAY['kind'].format(path=path, kind=a.dtype))
     a = a[0] if a.ndim==3 and len(a)==1 else a

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'OLDER', 'NEW', 'FIELDS', 'SAY', 'MOST_BYTES', 'FileNumbers', 'Threshold', 'digest_of', 'write_about',
-           'save_model', 'wrong', 'in_short', 'check_fields', 'check_ranges', 'check_curve', 'only_once', 'finite',
-           'read_json', 'check_digest', 'read_about', 'check_architecture', 'free_memory', 'shapes_of', 'read_weights',
-           'check_weights', 'load_model', 'threshold_of']
+           'save_model', 'wrong', 'check_fields', 'check_ranges', 'check_curve', 'only_once', 'finite', 'read_json',
+           'check_digest', 'read_about', 'check_architecture', 'shapes_of', 'read_weights', 'check_weights',
+           'load_model', 'threshold_of']
 
 # %% ../../nbs/prediction/00_models.ipynb #f0d2c39e
 import hashlib, json, math, platform, reprlib, torch
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from typing import Optional
 from .. import __version__
-from ..core import InputError, make_folder, write_whole
+from ..core import InputError, free_memory, make_folder, write_whole
 from ..data.normalisation import Normalisation, is_number, read_normalisation, read_numbers
 from ..masker.maskers import MASKERS, make_masker, set_precision
 from ..masker.refinement import Finish, with_finish
@@ -109,9 +109,7 @@ def wrong(what:str, # of `SAY`
     "What is wrong with a model, to be raised."
     return InputError(SAY[what].format(path=path, found=found, **more))
 
-def in_short(found)->str: # anything
-    "How a message shows what a file holds, however deep or long that is."
-    return reprlib.repr(found)
+
 
 # %% ../../nbs/prediction/00_models.ipynb #847139ac
 def check_fields(about:dict, path)->None: # contents of a `model.json`
@@ -120,7 +118,7 @@ def check_fields(about:dict, path)->None: # contents of a `model.json`
         found = about.get(name)
         if name not in about or not isinstance(found, kind) or isinstance(found, bool)!=(kind is bool):
             kind = f'{kind[0].__name__} or null' if isinstance(kind, tuple) else kind.__name__
-            raise wrong('field', path, in_short(found), name=name, kind=kind)
+            raise wrong('field', path, reprlib.repr(found), name=name, kind=kind)
 
 def check_ranges(about:dict, path)->None: # contents of a `model.json`
     "Raise `InputError` for a number that cannot be."
@@ -131,7 +129,7 @@ def check_ranges(about:dict, path)->None: # contents of a `model.json`
                 sure=0<=about['sure']<=1e3)
     for name, ok in fine.items():
         if not ok:
-            raise wrong(name, path, in_short(about[name]))
+            raise wrong(name, path, reprlib.repr(about[name]))
 
 def check_curve(curve:dict, path)->None: # `false_alarms` of a `model.json`
     "Raise `InputError` unless false-alarm rates are lists of numbers that go together."
@@ -203,14 +201,7 @@ def check_architecture(config:dict, folder)->None: # of a `model.json`
     "Raise `InputError` for a masker that this version cannot build."
     known = set(config)=={'name','width','channels'} and config['name'] in [*MASKERS]
     if not known or not all(type(config[k]) is int and n<=config[k]<=1024 for k, n in (('width',4), ('channels',1))):
-        raise wrong('masker', folder, in_short(config))
-
-def free_memory()->float: # bytes; infinite where the system does not tell
-    "Memory that can be had without swapping."
-    info = Path('/proc/meminfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    found = [int(line.split()[1])*1024 for line in lines if line.startswith('MemAvailable')]
-    return found[0] if found else math.inf
+        raise wrong('masker', folder, reprlib.repr(config))
 
 def shapes_of(config:dict, path)->dict: # of a `model.json`; for messages -> name of a weight -> tensor without memory
     "What the file of weights must hold. Raises `InputError` where a network is too large for this machine."

@@ -17,8 +17,8 @@ from itertools import product
 from pathlib import Path
 from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
+from ..core import in_short
 from ..data.images import visible
-from .tiles import in_short
 
 # %% ../../nbs/prediction/02_outputs.ipynb #1f22621b
 OUTPUTS = 'masks','probabilities','coco','geojson','overlay'

@@ -21,17 +21,17 @@ from itertools import chain, count, groupby
 from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from bcd_fast.core import (
-    InputError, Unwritten, check_apart, check_choice, check_folder, make_folder, only_one, shown, sweep, whole_file,
-    write_whole)
+from ..core import (
+    InputError, Unwritten, check_apart, check_choice, check_folder, free_memory, in_short, make_folder, only_one,
+    shown, sweep, whole_file, write_whole)
 from ..data.formats import MOST_PIXELS, Picture
 from ..data.normalisation import Normalisation, as_trained, factor_for, merged, needs_look, numbers_of, times
 from ..data.folders import list_files
 from ..masker.maskers import for_prediction
 from ..scoring.pictures import to_16_bits
-from .models import free_memory, load_model
+from .models import load_model
 from .tiles import (
-    BLOCK, SMALL, TiffRows, WholeImage, from_masker, in_short, normalised, open_images, predict_bands, predict_batch,
+    BLOCK, SMALL, TiffRows, WholeImage, from_masker, normalised, open_images, predict_bands, predict_batch,
     predict_whole, scaled, to_masker, write_tiff)
 from .outputs import (
     GEO_SAYS, OUTPUTS, Georeference, coco_annotations, coco_file, geojson, georeference, overlay)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'SAY', 'SMALL', 'halo_of', 'spans', 'with_halo', 'scaled', 'block_sides', 'to_masker', 'from_masker',
-           'predict_batch', 'predict_block', 'WholeImage', 'in_short', 'piece_size', 'Pieces', 'TiffRows', 'in_rows',
-           'by_rows', 'rows_of', 'tiff_sources', 'open_images', 'normalised', 'cut_block', 'workers_of', 'Banded',
-           'predict_bands', 'predict_whole', 'cut_tiles', 'tiles_of_bands', 'write_tiff']
+           'predict_batch', 'predict_block', 'WholeImage', 'piece_size', 'Pieces', 'TiffRows', 'in_rows', 'by_rows',
+           'rows_of', 'tiff_sources', 'open_images', 'normalised', 'cut_block', 'workers_of', 'Banded', 'predict_bands',
+           'predict_whole', 'cut_tiles', 'tiles_of_bands', 'write_tiff']
 
 # %% ../../nbs/prediction/01_tiles.ipynb #3e50026a
 import math, numpy as np, tifffile, torch
@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import InputError
+from ..core import InputError, in_short
 from ..data.formats import (
     MOST_BYTES, TIFF_SUFFIXES, Picture, bytes_there, check_memory, check_regular, check_whole, is_there, opacity_of,
     page_names, page_picture, pages_are_bands, read_pictures, sides_of, tiff_nodata, tiff_pages, turned_of,
@@ -101,10 +101,6 @@ SAY = dict(size='{name}: its pieces have no size: replace or remove the file.',
            piece='{name}: piece {i} of {n} cannot be decoded ({why}): replace or remove the file.',
            rows='{name}: rows {a} to {b} cannot be decoded ({why}): replace or remove the file.',
            wide='rows of {w} pixels take too much memory')
-
-def in_short(e)->str: # an error
-    "What an error says, on one line."
-    return ' '.join(str(e).split())[:200]
 
 def piece_size(page)->tuple: # page of tifffile -> height, width in pixels
     "The size of the strips or tiles of a page."
