@@ -6,7 +6,7 @@
 __all__ = ['NO_MATTER', 'OTHERS', 'OTHER_TORCH', 'DAMAGED', 'THREADS', 'pack', 'unpack', 'write_state', 'read_state',
            'CannotGoOn', 'about_training', 'check_about', 'kept_state', 'use_threads', 'own_words', 'random_states',
            'set_random_states', 'recorder_state', 'load_recorder', 'callback_states', 'load_callbacks',
-           'training_state', 'load_training', 'Checkpoint', 'given_back']
+           'training_state', 'load_training', 'Checkpoint', 'answer_with', 'given_back']
 
 # %% ../../nbs/training/06_checkpoints.ipynb #408a67d3
 import hashlib, json, numpy as np, random, signal, time, torch, warnings
@@ -216,11 +216,7 @@ class Checkpoint(Callback):
     def before_fit(self):
         self.run = not hasattr(self.learn, 'lr_finder')
         self.start = self.last = time.monotonic()
-        self.stop, self.old = False, None
-        if self.run and handled():
-            ASKED.append(self.asked)
-        if self.run and signal.SIGINT in handled(): # it may have to be ignored: nohup, or & in a script
-            self.old = signal.signal(signal.SIGINT, self.asked)
+        self.stop, self.old = False, answer_with(self.asked) if self.run else None
     def asked(self, *args):
         "To stop, by Ctrl-C: after this step; at once when it is asked again."
         if self.stop:
@@ -250,6 +246,12 @@ class Checkpoint(Callback):
         ASKED[:] = [asked for asked in ASKED if asked!=self.asked]
 
 # %% ../../nbs/training/06_checkpoints.ipynb #68819c24
+def answer_with(asked): # a handler -> what Ctrl-C did before; None where it is not taken
+    "Let a training answer signals that stop it, except those that are to be ignored: nohup, or & in a script."
+    if handled():
+        ASKED.append(asked)
+    return signal.signal(signal.SIGINT, asked) if signal.SIGINT in handled() else None
+
 @contextmanager
 def given_back(learn):
     "However a training ends, signals mean again what they meant before."
