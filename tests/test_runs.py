@@ -1,5 +1,5 @@
 "A folder holds one run: used twice, by two processes, with other settings or data, damaged, or with other threads."
-import io, random, shutil
+import io, random, shlex, shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -264,3 +264,32 @@ def test_a_demo_replaces_a_demo(tmp_path):
     other = folder.rename(tmp_path/'other') # as if bcd_train had made it
     with pytest.raises(CannotGoOn, match='stays as it is'):
         run_demo(demo(other, 1), other, said.append)
+
+
+def test_no_results_among_the_pictures(made, tmp_path):
+    data = shutil.copytree(made.whole.parent/'data', tmp_path/'data')
+    (tmp_path/'link').symlink_to(data/'objects')
+    before = contents(data)
+    cfg = settings(data, made.recipe)
+    for folder in (data/'objects', data/'backgrounds/run', tmp_path/'link/run'):
+        with pytest.raises(CannotGoOn, match='lies among the pictures'):
+            run_experiment(cfg, 'folder', folder, silent)
+    assert contents(data) == before and not (data/'backgrounds/run').exists()
+
+
+@pytest.mark.parametrize('error', [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_no_memory(made, tmp_path, monkeypatch, call, error):
+    def fails(*args, **kwargs):
+        raise error
+    for what in ('load_data', 'load_bags'):
+        monkeypatch.setattr(runs, what, fails)
+    status, _, err = call('bcd_train', 'data=folder', f'recipe={made.recipe}', f'data.path={made.whole.parent/"data"}')
+    assert status == 2 and err.startswith('error: this machine has not enough memory') and err.count('\n') == 1, err
+
+
+def test_the_command_that_is_advised_can_be_typed(made, tmp_path):
+    run = shutil.copytree(made.cut, tmp_path/"it's $HOME (1)")
+    with pytest.raises(CannotGoOn) as raised:
+        run_experiment(made.cfg, 'folder', run, silent)
+    words = shlex.split(str(raised.value).partition(' by ')[2].partition(', or ')[0])
+    assert words == ['bcd_train', '--resume', str(run)]

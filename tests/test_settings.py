@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 from omegaconf import OmegaConf
 
+from bcd_fast import train
 from bcd_fast.core import InputError
 from bcd_fast.experiments.catalogue import GROUPS, TEXTS, compose_config
 from bcd_fast.experiments.configs import Config
@@ -100,3 +101,50 @@ def test_texts_are_taken_as_they_are(key):
         again = OmegaConf.create(OmegaConf.to_yaml(cfg)) # as a run that goes on reads it
         assert value_at(again, key) == text
     assert value_at(compose_config(['data=folder', f'{key}="x y"']), key) == 'x y' # in quotes already
+
+
+@pytest.mark.parametrize('words, said', [
+    (['--nope'], '--nope is no flag'),
+    (['--seed=1'], '--seed=1 is no flag'),
+    (['--cfg', 'nope'], 'invalid choice'),
+    (['--resolve'], '--resolve is for --cfg'),
+    (['-m', '--cfg', 'job'], 'leave --multirun out'),
+    (['--package', 'nope', '--cfg', 'job'], '--package=nope does not exist'),
+    (['-'], 'is not of the form'),
+    (['out=file'], 'Not a directory'),
+    (['hydra.run.dir=file'], 'File exists'),
+    (['hydra.run.dir='], 'has no value'),
+    (['hydra.run.dir=${nope}'], 'nope'),
+    (['out=${x}'], 'may not hold'),
+    (['-m', 'hydra.nope=1'], 'hydra.nope'),
+    (['-m', 'seed=0,-1'], 'seed=-1 is not possible'),
+    (['seed=99999999999'], 'at most 2147483647'),
+    (['trainer.lr=inf'], 'a finite number')])
+def test_one_sentence(call, tmp_path, words, said):
+    "What Hydra would say in many lines, or only after a run."
+    (tmp_path/'file').touch()
+    status, out, err = call('bcd_train', *words)
+    assert status == 2 and not out and said in err, err
+    assert err.startswith('error: ') and err.count('\n') == 1, err
+
+
+def test_flags(call):
+    "Those that mean something still do."
+    assert call('bcd_train', '--version')[1].startswith('bcd_fast ')
+    for words, said in ((['--cfg', 'job', 'seed=7'], 'seed: 7'), (['-c=job', '-p', 'trainer'], 'epochs:'),
+                        (['seed=1', '-h'], 'Settings:'), (['--hydra-help'], 'Hydra')):
+        status, out, err = call('bcd_train', *words)
+        assert status == 0 and said in out and not err, (words, err)
+
+
+@pytest.mark.parametrize('name', ['Grün (2024)', 'x,y', '[old]', '{a}', 'a=', '~/x', "it's", '#', '$HOME', 'a b '])
+def test_folders_of_hydra(call, tmp_path, monkeypatch, name):
+    "They are taken as they are typed."
+    went = []
+    def run_experiment(cfg, experiment, folder, say):
+        went.append(folder)
+        raise InputError('enough')
+    monkeypatch.setattr(train, 'run_experiment', run_experiment)
+    for word in ('hydra.run.dir', 'out'):
+        call('bcd_train', f'{word}={name}')
+    assert went[0] == str(tmp_path/name) and went[1].startswith(str(tmp_path/name/'demo')), went

@@ -84,13 +84,33 @@ def test_workers_say_nothing(pause):
     assert ended(p) == (130, 'stopped by the keyboard.\n')
 
 
-@pytest.mark.parametrize('name', ['bcd_train', 'bcd_check'])
-def test_while_it_is_imported(name):
-    p = begin(COMMAND.format(name=name))
+def with_ctrl_c():
+    "Where these tests run in the background, Ctrl-C would be ignored."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def without_ctrl_c():
+    "As in a script that ends a line with &."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize('name, number, said', [
+    ('bcd_train', 2, 'the keyboard'), ('bcd_check', 2, 'the keyboard'), ('bcd_train', 15, 'SIGTERM'),
+    ('bcd_predict', 1, 'SIGHUP')])
+def test_while_it_is_imported(name, number, said):
+    p = begin(COMMAND.format(name=name), preexec_fn=with_ctrl_c)
     wait_for(p, 'begun')
     time.sleep(.3)
-    p.send_signal(signal.SIGINT)
-    assert ended(p) == (130, 'stopped by the keyboard.\n')
+    p.send_signal(number)
+    assert ended(p) == (128+number, f'stopped by {said}.\n')
+
+
+def test_nobody_reads():
+    "As with | head: no traceback, and nothing from Python while it ends."
+    p = begin("import sys; from bcd_fast.core import attempt; sys.exit(attempt(lambda: print('a'*9) or 0))")
+    p.stdout.close()
+    err = p.stderr.read()
+    assert (p.wait(60), err) == (141, '')
 
 
 def fill(folder, n, size):
@@ -118,8 +138,14 @@ def test_training(tmp_path):
     run, = folder.iterdir()
     assert status == 143, err
     assert err.splitlines()[-1] == f"stopped by SIGTERM. Go on with: bcd_train --resume '{run}'"
-    p = begin(COMMAND.format(name='bcd_train'), '--resume', run, cwd=tmp_path)
-    wait_for(p, 'done before')
+    p = begin(COMMAND.format(name='bcd_train'), '--resume', run, cwd=tmp_path, preexec_fn=without_ctrl_c)
+    wait_for(p, 'training will take')
+    before = (run/'checkpoint.safetensors').stat().st_mtime_ns
+    while (run/'checkpoint.safetensors').stat().st_mtime_ns == before and p.poll() is None:
+        time.sleep(.02)
+    p.send_signal(signal.SIGINT)
+    time.sleep(.5)
+    assert p.poll() is None
     p.send_signal(signal.SIGTERM)
     assert ended(p)[0] == 143
 

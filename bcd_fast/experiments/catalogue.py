@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'SMALL', 'PAPER', 'SIZES', 'OF_PAPER', 'WHOLE_PICTURES', 'RECIPES', 'VIEWS', 'WITHOUT_MASKS',
            'SIDE_SCAN', 'IN_16', 'RECIPE_OF', 'SMALL_OBJECTS', 'GROUPS', 'UNNAMED', 'START', 'WHOLE', 'TEXTS',
-           'FUNCTIONS', 'WORD_SAYS', 'OF_SQUARES', 'RECIPE_SAYS', 'experiment', 'budget', 'stage1_epochs',
+           'FOLDERS', 'FUNCTIONS', 'WORD_SAYS', 'OF_SQUARES', 'RECIPE_SAYS', 'experiment', 'budget', 'stage1_epochs',
            'stage2_epochs', 'small_epochs', 'named', 'defaults', 'everywhere', 'register', 'in_quotes', 'has_quotes',
            'word_in_quotes', 'no_setting', 'read_word', 'check_value', 'check_word', 'check_values', 'check_overrides',
            'typed_keys', 'of_squares', 'with_experiment', 'recipe_line', 'check_meaning', 'first_line', 'composed',
@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..core import InputError, nearest
-from ..settings import choices_of, is_text, known_keys, possible_text, walk
+from ..settings import check_setting, choices_of, is_text, known_keys, possible_text, walk
 from ..data.datasets import check_data
 from ..backgrounds.stage1 import check_encoder
 from ..divergences.representations import check_divergence
@@ -207,11 +207,12 @@ register()
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #3dd3a7e6
 TEXTS = {key for key, f, _ in walk(Config) if is_text(f)}
+FOLDERS = {'hydra.run.dir','hydra.sweep.dir'} # of Hydra, which may refer to settings by ${...}
 FUNCTIONS = re.compile(r'(choice|range|interval|glob|shuffle|sort|tag)\(') # of Hydra, that stand for several values
 
-def in_quotes(text:str)->str:
-    "A text in which Hydra finds nothing to read."
-    text = re.sub(r'(\\*)\$\{', lambda m: 2*m[1]+r'\${', text)
+def in_quotes(text:str, refers:bool=False)->str: # may it refer to settings by ${...}
+    "A text in which Hydra finds nothing else to read."
+    text = text if refers else re.sub(r'(\\*)\$\{', lambda m: 2*m[1]+r'\${', text)
     return "'"+re.sub(r"(\\*)('|\Z)", lambda m: 2*m[1]+m[2].replace("'", r"\'"), text)+"'"
 
 def has_quotes(word:str, several:bool)->bool: # of the command line
@@ -228,12 +229,14 @@ def has_quotes(word:str, several:bool)->bool: # of the command line
 def word_in_quotes(word:str, several:bool=False)->str: # of the command line; whether several values are possible
     "The same word, with a text in quotes."
     key, _, value = word.partition('=')
-    if key.lstrip('+') not in TEXTS or value in ('','null'):
+    key_is = key.lstrip('+')
+    if key_is not in TEXTS|FOLDERS or value in ('','null'):
         return word
     there = os.path.lexists(value)
     if not there and (has_quotes(word, several) or several and FUNCTIONS.match(value)):
         return word
-    return f'{key}={",".join(map(in_quotes, value.split(",") if several and not there else [value]))}'
+    values = value.split(',') if several and not there and key_is in TEXTS else [value]
+    return f'{key}={",".join(in_quotes(v, key_is in FOLDERS) for v in values)}'
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #44e4c5d0
 WORD_SAYS = dict(
@@ -263,9 +266,11 @@ def check_value(key:str, o): # a setting that is no group, Hydra's `Override`
     field, cfg = next(f for k, f, _ in walk(Config) if k==key), OmegaConf.structured(Config)
     try:
         OmegaConf.update(cfg, key, o.value())
-        OmegaConf.select(cfg, key)
+        value = OmegaConf.select(cfg, key)
     except OmegaConfBaseException as e:
         raise InputError(WORD_SAYS['type'].format(word=o.input_line, possible=possible_text(field))) from e
+    if '${' not in o.input_line: # else it is known when all are
+        check_setting(key, value, field)
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #b58cc6e2
 def check_word(word:str, several:bool=False): # of the command line; whether several values are possible
@@ -274,15 +279,17 @@ def check_word(word:str, several:bool=False): # of the command line; whether sev
         raise InputError(WORD_SAYS['form'].format(word=word))
     o = read_word(word_in_quotes(word, several))
     key, keys, choices = o.key_or_group, [*known_keys(Config), *WHOLE], GROUPS|WHOLE
-    if key.startswith('hydra'):
+    if key.startswith('hydra') and not word.endswith('.dir='):
         return
+    if key in FOLDERS:
+        raise InputError(WORD_SAYS['empty'].format(word=word))
     if key not in keys or o.package is not None:
         raise no_setting(word.split('=')[0].lstrip('+~'), keys)
     if o.is_delete():
         raise InputError(WORD_SAYS['delete'].format(word=word, key=key))
     if o.is_sweep_override():
         return check_values(word, o, several)
-    if word.endswith('='):
+    if not word.partition('=')[2]:
         raise InputError(WORD_SAYS['empty'].format(word=word))
     if key not in choices:
         check_value(key, o)

@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'ANEW', 'STALE', 'PICTURES_OF_RUN', 'FILES',
-           'FOLDERS', 'USED', 'FIT', 'CHOSEN', 'FOUND_NOTHING', 'TOLD_APART', 'FEWEST_TOLD', 'OF_PICTURES',
-           'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'WHOLE_DATA', 'SETTINGS', 'NO_RUN', 'REPLACED', 'SAID',
-           'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt', 'stage2_line',
-           'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'only_begun', 'check_unused',
-           'check_unfinished', 'sweep_run', 'held', 'note_data', 'begun_with', 'same_data', 'data_as_begun',
-           'threads_as_begun', 'held_out_of', 'find_threshold', 'choice_of', 'uses_clusters', 'judge_condition',
-           'normalisation_of', 'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'say_left_out',
-           'say_lines', 'data_of_run', 'who_set_k', 'finish_run', 'masks_of', 'held_out_masks', 'some_objects',
-           'finish_for', 'told_apart', 'apart_found', 'about_whole', 'score_test', 'run_whole', 'whole_metrics',
-           'metrics_in', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares', 'run_experiment', 'reason',
-           'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run', 'evaluate_run', 'report']
+           'FOLDERS', 'USED', 'AMONG', 'READ_IN', 'FIT', 'CHOSEN', 'FOUND_NOTHING', 'TOLD_APART', 'FEWEST_TOLD',
+           'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'WHOLE_DATA', 'SETTINGS', 'NO_RUN',
+           'REPLACED', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt',
+           'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'only_begun', 'check_unused',
+           'check_among', 'check_unfinished', 'sweep_run', 'held', 'note_data', 'begun_with', 'same_data',
+           'data_as_begun', 'threads_as_begun', 'held_out_of', 'find_threshold', 'choice_of', 'uses_clusters',
+           'judge_condition', 'normalisation_of', 'keep_model', 'about_clusters', 'about_grounds', 'run_stage2',
+           'say_left_out', 'say_lines', 'data_of_run', 'who_set_k', 'finish_run', 'masks_of', 'held_out_masks',
+           'some_objects', 'finish_for', 'told_apart', 'apart_found', 'about_whole', 'score_test', 'run_whole',
+           'whole_metrics', 'metrics_in', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares',
+           'run_experiment', 'reason', 'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run',
+           'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
-import hashlib, json, numpy as np, pandas as pd, re, torch
+import hashlib, json, numpy as np, os, pandas as pd, re, torch
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,7 @@ from pathlib import Path
 from yaml import YAMLError
 from .. import __version__
 from ..core import Damaged, InputError, make_folder, only_one, peak_rss_mb, platform_text
-from ..core import read_sealed_json, say_line, tell, write_json, write_sealed, write_whole
+from ..core import read_sealed_json, say_line, tell, typed, write_json, write_sealed, write_whole
 from ..data.images import only_data
 from ..data.normalisation import Normalisation, numbers_of
 from ..data.datasets import load_data
@@ -170,7 +171,7 @@ FOLDERS = dict(stage1='*.safetensors stage1.json', model='model.safetensors mode
 USED = dict(
     finished='{folder} holds a finished run, which stays as it is: choose another folder with out=FOLDER '
              '(or hydra.run.dir=FOLDER), or move the run away.',
-    unfinished='{folder} holds a run that is not finished: go on with it by bcd_train --resume {folder}, or choose '
+    unfinished='{folder} holds a run that is not finished: go on with it by bcd_train --resume {again}, or choose '
                'another folder with out=FOLDER (or hydra.run.dir=FOLDER).',
     others='{folder} holds {found}, which a run would overwrite: choose another folder with out=FOLDER '
            '(or hydra.run.dir=FOLDER).',
@@ -187,9 +188,22 @@ def check_unused(folder)->None:
     if found and not only_begun(folder, found):
         begun = 'config.yaml' in found
         what = 'others' if not begun else 'finished' if 'metrics.json' in found else 'unfinished'
-        raise CannotGoOn(USED[what].format(folder=folder, found=', '.join(found[:3])))
+        raise CannotGoOn(USED[what].format(folder=folder, again=typed(folder), found=', '.join(found[:3])))
 
 # %% ../../nbs/experiments/05_runs.ipynb #19ed0dd6
+AMONG = '{folder} lies among the pictures of {path}, which are read: choose another folder for the results.'
+READ_IN = 'objects','backgrounds','masks' # of a folder of pictures
+
+def check_among(cfg, folder)->None: # settings, folder of the run
+    "Raise `CannotGoOn` where results would lie among the pictures that are read, perhaps by a link."
+    if cfg.data.name!='folder' or not cfg.data.path:
+        return
+    read = [p for p in Path(cfg.data.path).glob('*') if p.name.lower() in READ_IN]
+    for place in map(os.path.realpath, (folder, cfg.cache)):
+        for top in map(os.path.realpath, read):
+            if place==top or place.startswith(top+os.sep):
+                raise CannotGoOn(AMONG.format(folder=place, path=cfg.data.path))
+
 def check_unfinished(folder)->None: # of a run
     "Raise `CannotGoOn` when there is nothing left to do."
     if (folder/'metrics.json').is_file():
@@ -598,6 +612,7 @@ def run_experiment(cfg, name:str, # settings, name of the experiment
                    ready=None # (folder): sees that it may be used, `check_unused` by default
                   )->tuple: # contents of metrics.json, messages about files that were left out
     "Run an experiment and write its folder. Raises `InputError` for input or a folder that cannot be used."
+    check_among(cfg, folder)
     folder = make_folder(folder)
     with held(folder):
         (ready or (check_unfinished if resume else check_unused))(folder)
@@ -629,8 +644,8 @@ def settings_in(folder)->tuple: # of a run -> settings, name of the experiment
     try:
         text = path.read_text(encoding='utf-8')
         said = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)) # checks names and types
-        OmegaConf.to_container(said, resolve=True, throw_on_missing=True) # what leads nowhere
-        cfg = complete(OmegaConf.to_container(said)) # `${x}` in a path stays text
+        OmegaConf.to_container(said, resolve=True, throw_on_missing=True) # all that it refers to is there
+        cfg = complete(said)
     except OSError as e:
         raise CannotGoOn(SETTINGS['unread'].format(path=path, why=e.strerror)) from e
     except (YAMLError, OmegaConfBaseException, ValueError) as e:

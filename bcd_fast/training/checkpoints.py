@@ -6,10 +6,10 @@
 __all__ = ['NO_MATTER', 'OTHERS', 'OTHER_TORCH', 'DAMAGED', 'THREADS', 'pack', 'unpack', 'write_state', 'read_state',
            'CannotGoOn', 'about_training', 'check_about', 'kept_state', 'use_threads', 'own_words', 'random_states',
            'set_random_states', 'recorder_state', 'load_recorder', 'callback_states', 'load_callbacks',
-           'training_state', 'load_training', 'Checkpoint']
+           'training_state', 'load_training', 'Checkpoint', 'answer_with', 'given_back']
 
 # %% ../../nbs/training/06_checkpoints.ipynb #408a67d3
-import hashlib, json, numpy as np, random, signal, threading, time, torch, warnings
+import hashlib, json, numpy as np, random, signal, time, torch, warnings
 from contextlib import contextmanager
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
@@ -18,7 +18,7 @@ from fastcore.foundation import L
 from pathlib import Path
 from safetensors.torch import load, save
 from .. import __version__
-from ..core import OPEN, Damaged, InputError, metadata_of, read_sealed, seal, write_whole
+from ..core import ASKED, OPEN, Damaged, InputError, handled, metadata_of, read_sealed, seal, write_whole
 
 # %% ../../nbs/training/06_checkpoints.ipynb #e8b13aeb
 def pack(value, tensors:dict): # nested values; filled with what belongs into the file
@@ -212,13 +212,11 @@ class Checkpoint(Callback):
                  before:float=0., # of training in earlier sessions
                  about:dict=None): # of `about_training`
         self.file, self.every, self.spent = Path(folder)/'checkpoint.safetensors', every, before
-        self.about = about
+        self.about, self.old = about, None
     def before_fit(self):
         self.run = not hasattr(self.learn, 'lr_finder')
         self.start = self.last = time.monotonic()
-        self.stop, self.old = False, None
-        if self.run and threading.current_thread() is threading.main_thread():
-            self.old = signal.signal(signal.SIGINT, self.asked)
+        self.stop, self.old = False, answer_with(self.asked) if self.run else None
     def asked(self, *args):
         "To stop, by Ctrl-C: after this step; at once when it is asked again."
         if self.stop:
@@ -245,3 +243,21 @@ class Checkpoint(Callback):
         if self.old is not None:
             signal.signal(signal.SIGINT, self.old)
         self.old = None
+        ASKED[:] = [asked for asked in ASKED if asked!=self.asked]
+
+# %% ../../nbs/training/06_checkpoints.ipynb #68819c24
+def answer_with(asked): # a handler -> what Ctrl-C did before; None where it is not taken
+    "Let a training answer signals that stop it, except those that are to be ignored: nohup, or & in a script."
+    if handled():
+        ASKED.append(asked)
+    return signal.signal(signal.SIGINT, asked) if signal.SIGINT in handled() else None
+
+@contextmanager
+def given_back(learn):
+    "However a training ends, signals mean again what they meant before."
+    try:
+        yield
+    finally:
+        for cb in learn.cbs:
+            if isinstance(cb, Checkpoint):
+                cb.give_back()

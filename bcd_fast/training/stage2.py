@@ -28,7 +28,7 @@ from .optimizers import OPTIMIZERS, make_opt_func
 from .callbacks import BCDCallback, EpochLines
 from .loggers import make_logger
 from .debugging import make_callbacks, make_debug
-from .checkpoints import Checkpoint, about_training, check_about, own_words
+from .checkpoints import Checkpoint, about_training, check_about, given_back, own_words
 from .learner import BCDLearner, bcd_learner
 from .monitor import Monitor
 from .processes import Schedule, fit_processes
@@ -38,7 +38,7 @@ from .processes import Schedule, fit_processes
 class TrainerConfig:
     "`trainer`: stage 2, the training of the masker."
     accelerator: str = setting('auto', choices=('auto','cpu','gpu')) # what to train on
-    processes: int = setting(1, least=1) # that share each step
+    processes: int = setting(1, least=1, most=256) # that share each step
     optimizer: str = setting('adam', choices=OPTIMIZERS) # which optimiser
     lr: Optional[float] = setting(None, above=0) # largest learning rate; null: the optimiser's own, 6e-3 of adam
     wd: float = setting(.01, least=0) # weight decay
@@ -66,7 +66,7 @@ class TrainerConfig:
     obj_share_first: Optional[float] = setting(None, above=0, most=1, unit='share of the pixels')
     # of neighbours of like gray in object pictures, with recipe=whole: both are object, or both ground
     pair_weight: float = setting(.1, least=0)
-    side: int = setting(128, least=32, unit='pixels') # longest side of a window, with recipe=whole
+    side: int = setting(128, least=32, most=16384, unit='pixels') # longest side of a window, with recipe=whole
     shift: float = setting(.5, least=0) # largest random shift of the logits
     paste: int = setting(32, least=0) # backgrounds with pasted blobs in a batch
     paste_until: float = setting(.3, least=0, unit='share of the training') # after which no more blobs come
@@ -182,7 +182,7 @@ def fit_stage2(cfg, learn)->float: # seconds
     "Train for the epochs of the settings, with progress bars or without."
     start, epochs = time.perf_counter(), cfg.trainer.epochs
     fit = learn.fit_one_cycle if one_cycle(cfg.trainer) else learn.fit
-    with own_words():
+    with own_words(), given_back(learn):
         if draws_bars(cfg.bar):
             fit(epochs, learn.lr)
         else:
