@@ -445,3 +445,12 @@ def test_files_of_equal_names_go_together(given):
     back = sorted((folder/'masks').glob('*'), reverse=True)
     made = bags_of(DATA, sorted((folder/'objects').glob('*.png')), folder/'backgrounds', back)
     assert not made.truth(0).any() and made.truth(11).any()
+
+
+def test_masked_arrays_and_empty_ones():
+    "What a masked array hides has no data; an array without a pixel is refused in a sentence."
+    a = np.ma.masked_array(np.ones((2, 32, 32), np.uint8), np.arange(2048).reshape(2, 32, 32) % 2 == 0)
+    (first, second), _ = to_pictures(a, 'objects', folders.Reading())
+    assert (first[1].valid == (np.arange(1024).reshape(32, 32) % 2 == 1)).all() and second[1].valid.sum() == 512
+    with pytest.raises(InputError, match='it is empty'):
+        to_pictures(np.zeros((2, 0, 32)), 'objects', folders.Reading())
