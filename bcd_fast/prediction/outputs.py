@@ -197,7 +197,7 @@ GEO_SAYS = {
     'earth': 'pixels lie past the earth',
     'tags': '{name}: its georeference cannot be copied to the masks ({why}).',
     'pixels': '{name}: its outlines are in pixels, not in longitude and latitude ({why}).',
-    'beside': '{name}: what {told} says of its place is not used, and not copied to the masks: write it into a GeoTIFF.'}
+    'beside': '{name}: what {told} says of its place is not used, nor copied to the masks: write it into a GeoTIFF.'}
 
 def place_of(path)->tuple: # path, or file in memory -> coordinate system of rasterio, affine map, (width, height)
     "Where rasterio says that an image lies. Raises `ValueError` where it does not."
