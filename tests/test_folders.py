@@ -429,7 +429,8 @@ def test_given_in_python(given, make, how):
 
 
 def test_pictures_of_several_sizes():
-    found, bad = to_pictures([gray(0), gray(1, (30, 20, 3)), torch.zeros(3, 9, 8), Image.new('RGBA', (7, 6), 'red')], 'a')
+    red = Image.new('RGBA', (7, 6), 'red')
+    found, bad = to_pictures([gray(0), gray(1, (30, 20, 3)), torch.zeros(3, 9, 8), red], 'a')
     assert [p.values.shape for _, p in found] == [(1, 40, 48), (3, 30, 20), (3, 9, 8), (3, 6, 7)]
     assert not bad and [p.name for _, p in found] == ['a[0]', 'a[1]', 'a[2]', 'a[3]']
     found, bad = to_pictures([gray(0), np.zeros((2, 2, 2, 2, 2)), 'no.png'], 'a')
