@@ -13,6 +13,7 @@ from collections.abc import Iterator, KeysView, Set, ValuesView
 from dataclasses import replace
 from fastcore.basics import patch
 from glob import glob, has_magic
+from itertools import repeat
 from pathlib import Path
 from PIL import Image
 from .core import InputError, check_folder, keep_buffers, say_line
@@ -51,13 +52,14 @@ def pictures_of_array(a, what:str, # (N,H,W), (N,H,W,C) or (N,C,H,W); how messag
                       reading:Reading=Reading() # channels, and the value that is no data
                      )->list: # of Picture
     "Pictures of an array. Raises `InputError` for other shapes, and for channels that are not asked for."
-    a = np.asarray(a)
+    hidden, a = np.ma.getmask(a), np.asarray(a)
     try:
-        stack = channels_first(a, reading.channels)
-        if not len(stack):
+        if not a.size:
             raise ValueError('it is empty')
-        return [finished(v, reading.channels, reading.nodata, f'{what}[{i}]', empty_ok=True)
-                for i, v in enumerate(stack)]
+        stack = channels_first(a, reading.channels)
+        seen = repeat(None) if hidden is np.ma.nomask else ~channels_first(hidden, reading.channels).any(1)
+        return [finished(v, reading.channels, reading.nodata, f'{what}[{i}]', s, empty_ok=True)
+                for i, (v, s) in enumerate(zip(stack, seen))]
     except ValueError as e:
         raise InputError(NO_IMAGES['array'].format(what=what, dtype=a.dtype, shape=a.shape, why=e)) from e
 
@@ -68,7 +70,7 @@ def as_array(images, what:str)->np.ndarray: # array, tensor or lists of numbers;
         if isinstance(images, torch.Tensor):
             images = images.detach().cpu().to_dense()
             images = images.float() if images.dtype==torch.bfloat16 else images # NumPy has none
-        return np.asarray(images)
+        return images if isinstance(images, np.ma.MaskedArray) else np.asarray(images)
     except (TypeError, ValueError, RuntimeError) as e:
         raise InputError(NO_IMAGES['kind'].format(what=what, kind=type(images).__name__, why=e)) from e
 

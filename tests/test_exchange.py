@@ -345,3 +345,10 @@ def test_odd_fields(seed, data, take, tmp_path):
             above[key] = odd[rng.integers(len(odd))]
             status, out, err = take(save(tmp_path/'export.json', changed))
             assert status in (0, 2) and 'Traceback' not in err and (err or out)
+
+
+@pytest.mark.parametrize('x', (float('nan'), float('inf'), 1e300))
+def test_polygons_that_are_nowhere(x):
+    from bcd_fast.exchange.coco import polygon_mask
+    with pytest.raises(ValueError, match='no place'):
+        polygon_mask([x, 1, 5, x, 5, 5], (8, 8))

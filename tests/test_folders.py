@@ -1,4 +1,5 @@
 "Folders, tables and masks as people have them: what is read, what is left out, and what is said of it."
+import errno
 import os
 import unicodedata
 import numpy as np
@@ -365,8 +366,11 @@ def test_what_does_not_fit_in_memory(tmp_path, monkeypatch):
 
 def test_no_room_for_a_file(monkeypatch):
     monkeypatch.setattr(bags, 'IN_MEMORY', 10)
-    with pytest.raises(InputError, match='there is no room'):
-        bags.room_for(10**15, np.uint8)
+    def full(*args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(os, 'posix_fallocate', full)
+    with pytest.raises(InputError, match='make room, or set'):
+        bags.room_for(101, np.uint8)
 
 
 def test_memory_is_known():
@@ -425,8 +429,8 @@ def test_given_in_python(given, make, how):
 
 
 def test_pictures_of_several_sizes():
-    white = Image.new('RGBA', (7, 6), 'white')
-    found, bad = to_pictures([gray(0), gray(1, (30, 20, 3)), torch.zeros(3, 9, 8), white], 'a')
+    red = Image.new('RGBA', (7, 6), 'red')
+    found, bad = to_pictures([gray(0), gray(1, (30, 20, 3)), torch.zeros(3, 9, 8), red], 'a')
     assert [p.values.shape for _, p in found] == [(1, 40, 48), (3, 30, 20), (3, 9, 8), (3, 6, 7)]
     assert not bad and [p.name for _, p in found] == ['a[0]', 'a[1]', 'a[2]', 'a[3]']
     found, bad = to_pictures([gray(0), np.zeros((2, 2, 2, 2, 2)), 'no.png'], 'a')
@@ -445,3 +449,33 @@ def test_files_of_equal_names_go_together(given):
     back = sorted((folder/'masks').glob('*'), reverse=True)
     made = bags_of(DATA, sorted((folder/'objects').glob('*.png')), folder/'backgrounds', back)
     assert not made.truth(0).any() and made.truth(11).any()
+
+
+def test_masked_arrays_and_empty_ones():
+    "What a masked array hides has no data; an array without a pixel is refused in a sentence."
+    a = np.ma.masked_array(np.ones((2, 32, 32), np.uint8), np.arange(2048).reshape(2, 32, 32) % 2 == 0)
+    (first, second), _ = to_pictures(a, 'objects', folders.Reading())
+    assert (first[1].valid == (np.arange(1024).reshape(32, 32) % 2 == 1)).all() and second[1].valid.sum() == 512
+    with pytest.raises(InputError, match='it is empty'):
+        to_pictures(np.zeros((2, 0, 32)), 'objects', folders.Reading())
+
+
+def test_masks_that_are_black_on_white(tmp_path):
+    "Bools of tifffile and masks of ImageJ are stored as numbers and shown the other way round; other TIFFs are seen."
+    inside = np.zeros((32, 40), bool)
+    inside[4:12, 6:30] = True
+    image = np.where(inside, 255, 0).astype(np.uint8)
+    tifffile.imwrite(tmp_path/'bool.tif', inside)
+    tifffile.imwrite(tmp_path/'imagej.tif', image, imagej=True, photometric='miniswhite')
+    tifffile.imwrite(tmp_path/'seen.tif', 255-image, photometric='miniswhite')
+    tifffile.imwrite(tmp_path/'plain.tif', inside, photometric='minisblack')
+    Image.fromarray(inside).save(tmp_path/'bits.tif')
+    for name in ('bool', 'imagej', 'seen', 'plain', 'bits'):
+        assert (fitting(mask_file(tmp_path/f'{name}.tif')[0], 'x', inside.shape).inside == inside).all(), name
+
+
+@pytest.mark.parametrize('raw', (b'path,label\na.png\0,object\n', 'path,label\na.png,object\n'.encode('utf-32')))
+def test_tables_with_zero_bytes(tmp_path, raw):
+    (tmp_path/'t.csv').write_bytes(raw)
+    with pytest.raises(InputError, match='zero bytes'):
+        find_files(tmp_path/'t.csv')

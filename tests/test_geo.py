@@ -1,6 +1,6 @@
 "Georeferences of images are those of their masks, for small pictures and for large ones that are read in bands."
 import json
-import numpy as np, pytest, torch
+import numpy as np, pytest, tifffile, torch
 from bcd_fast.masker.maskers import make_masker
 from bcd_fast.prediction.models import save_model
 from bcd_fast.prediction.predict import predict_folder
@@ -146,3 +146,73 @@ def test_outlines_on_a_globe(survey, monkeypatch):
     assert (done['written'], done['notes']) == (1, [])
     outer, hole = json.loads((survey/'out/globe.geojson').read_text())['features'][0]['geometry']['coordinates']
     assert signed_area(outer) > 0 > signed_area(hole) and np.abs(outer).max() <= 90
+
+
+def in_file(path, *pages):
+    "A TIFF whose pages lie at some easting (UTM), or nowhere; one pixel in four of a preview."
+    with tifffile.TiffWriter(path) as f:
+        for east, step in pages:
+            keys = (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32633)
+            tags = [(33550, 12, 3, (WIDE, HIGH, 0.), True), (33922, 12, 6, (0., 0., 0., east, NORTH, 0.), True),
+                    (34735, 3, 12, keys, True)] if east else []
+            image = np.full((64, 96), 40, np.uint8)
+            image[16:48, 16:64] = 220
+            f.write(image[::step, ::step], subfiletype=int(step > 1), extratags=tags, metadata=None)
+    return path
+
+
+@pytest.mark.parametrize('bands', (False, True))
+def test_pages_lie_where_they_say(survey, monkeypatch, bands):
+    "Each page has a georeference of its own; a preview before the picture has none."
+    path = in_file(survey/'in/pages.tif', (WEST, 1), (WEST+1e5, 1))
+    in_file(survey/'in/preview.tif', (None, 4), (WEST, 1))
+    for module in ('tiles', 'predict'):
+        monkeypatch.setattr(f'bcd_fast.prediction.{module}.SMALL', 16 if bands else 2**24)
+        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
+    what = ('masks',) if bands else ('masks', 'geojson')
+    done = predict_folder(survey/'model', survey/'in', survey/'out', .5, what)
+    assert (done['unreadable'], done['notes']) == ([], []) and path.is_file()
+    for name, east in (('pages_0', WEST), ('pages_1', WEST+1e5), ('preview', WEST)):
+        with rasterio.open(survey/f'out/{name}.tif') as f:
+            assert (f.transform.c, f.transform.f, f.crs.to_epsg()) == (east, NORTH, 32633)
+        if not bands:
+            ring = json.loads((survey/f'out/{name}.geojson').read_text())['features'][0]['geometry']['coordinates'][0]
+            x, y = transform('EPSG:4326', 'EPSG:32633', *zip(*ring))
+            assert abs(min(x)-east-16*WIDE) < WIDE and abs(max(x)-east-64*WIDE) < WIDE
+
+
+GLOBE = dict(
+    utm=('EPSG:32660', from_origin(719500, 5.4e6, 100, 100), 1.),
+    pacific=('EPSG:3832', from_origin(3334000, -2e6, 200, 200), 1.),
+    world=('EPSG:4326', from_origin(-180, 80, 3.75, 2.5), 360.))
+
+
+@pytest.mark.parametrize('name', GLOBE)
+def test_outlines_across_the_date_line(survey, monkeypatch, name):
+    "Longitudes go on past 180 degrees, so that no outline goes round the earth; one that is so wide stays wide."
+    crs, affine, widest = GLOBE[name]
+    path = place(survey, f'{name}.tif', crs=crs, affine=affine)
+    for module in ('tiles', 'predict'):
+        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
+    done = predict_folder(survey/'model', path, survey/'out', .5, ('geojson',))
+    assert done['notes'] == []
+    outer, hole = json.loads((survey/f'out/{name}.geojson').read_text())['features'][0]['geometry']['coordinates']
+    assert signed_area(outer) > 0 > signed_area(hole)
+    (west, _), (east, _) = np.min(outer, 0), np.max(outer, 0)
+    assert widest/20 < east-west < widest and west < np.min(hole, 0)[0] and np.max(hole, 0)[0] < east
+
+
+def test_no_outline_around_a_pole(survey, monkeypatch):
+    path = place(survey, 'pole.tif', crs='EPSG:3413', affine=from_origin(-36000, 32000, 1000, 1000))
+    for module in ('tiles', 'predict'):
+        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
+    note, = predict_folder(survey/'model', path, survey/'out', .5, ('geojson',))['notes']
+    assert 'pixels' in note and 'pole' in note
+
+
+@pytest.mark.parametrize('name', ('a.tfw', 'a.tif.aux.xml'))
+def test_a_place_beside_the_picture_is_told(survey, name):
+    tifffile.imwrite(survey/'in/a.tif', np.full((64, 96), 40, np.uint8))
+    (survey/'in'/name).write_text('<PAMDataset><GeoTransform>1,2,3,4,5,6</GeoTransform></PAMDataset>')
+    note, = predict_folder(survey/'model', survey/'in', survey/'out')['notes']
+    assert name in note and 'a.tif' in note

@@ -117,6 +117,42 @@ def test_what_lies_in_the_folder_of_results_stays(model, tmp_path):
     assert {p.name for p in out.glob('*.png')} == {'a.png', 'a.png.png', 'b.png'}
 
 
+def test_what_comes_into_the_folder_of_results_later_stays(model, tmp_path):
+    "A picture under the name of the next mask, and a mask that somebody has changed by hand."
+    folder, out = write(tmp_path/'in', a__png=pattern(0)), tmp_path/'out'
+    predict_folder(model, folder, out)
+    write(folder, b__png=pattern(1))
+    write(out, a__png=pattern(8), b__png=pattern(9))
+    for threshold, written in ((.5, 2), (.5, 0), (.6, 2)):
+        done = predict_folder(model, folder, out, threshold)
+        assert done['written'] == written
+        assert [str(out/'a.png') in n for n in done['notes']] == [True]*(written == 2 and threshold == .5)
+        assert (mask(out/'a.png') == pattern(8)).all() and (mask(out/'b.png') == pattern(9)).all()
+        assert (mask(out/'a.png.png') == pattern(0)).all() and (mask(out/'b.png.png') == pattern(1)).all()
+
+
+def test_folders_in_a_folder_are_told(model, tmp_path):
+    folder = write(tmp_path/'in', a__png=pattern(0))
+    (folder/'more').mkdir()
+    for _ in range(2): # that of the results is there at the second time
+        note, = predict_folder(model, folder, folder/'out')['notes']
+        assert 'more left out' in note and 'out left' not in note.replace('more left out', '')
+
+
+def test_a_file_of_holes_takes_no_time(said, tmp_path):
+    folder = write(tmp_path/'in', a__png=pattern(0))
+    with open(folder/'holes.npy', 'wb') as f:
+        np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=(2**20, 2**20)))
+        f.truncate(f.tell()+2**40)
+    status, told, err = said(folder, '--out', tmp_path/'out')
+    assert status == 2 and told.startswith('1 pictures') and 'holes.npy cannot be read' in err
+    holes = prediction.content_of(folder/'holes.npy')
+    with open(folder/'holes.npy', 'r+b') as f:
+        f.seek(2**39)
+        f.write(b'1')
+    assert prediction.content_of(folder/'holes.npy') != holes
+
+
 NAMES = dict(
     pages=dict(scan__tif=pattern(0, 3), scan_0__png=pattern(1), scan_1__png=pattern(2)),
     stems=dict(a__png=pattern(0), a__tif=pattern(1), a__png__png=pattern(2)),
@@ -186,10 +222,11 @@ def test_another_folder_of_the_same_names(model, tmp_path):
     assert predict_folder(model, tmp_path/'three', tmp_path/'out')['skipped'] == 1
 
 
-@pytest.mark.parametrize('harm', (b'', b'cut off', None))
+@pytest.mark.parametrize('harm', (b'', b'cut off', bytes(999), 'zeros', None))
 def test_an_output_that_is_not_whole_is_made_again(model, tmp_path, harm):
     folder, out = write(tmp_path/'in', a__png=pattern(0)), tmp_path/'out'
     predict_folder(model, folder, out)
+    harm = bytes((out/'a.png').stat().st_size) if harm == 'zeros' else harm
     (out/'a.png').unlink() if harm is None else (out/'a.png').write_bytes(harm)
     assert predict_folder(model, folder, out)['written'] == 1
     assert (mask(out/'a.png') == pattern(0)).all()
@@ -344,9 +381,6 @@ def test_odd_names_are_made_and_shown(said, tmp_path):
     assert json.dumps(images, ensure_ascii=False).encode()
 
 
-WHY = 'which is read', 'no page', 'is a folder'
-
-
 def test_other_commands_write_over_no_input(model, tmp_path, capsys):
     "A page of a check, the files of an evaluation."
     for pile in ('objects', 'backgrounds', 'masks'):
@@ -363,7 +397,8 @@ def test_other_commands_write_over_no_input(model, tmp_path, capsys):
     for command, *words in wanted:
         assert command([*map(str, words)]) == 2, words
         said = capsys.readouterr()
-        assert said.err.count('\n') == 1 and any(w in said.err for w in WHY), said.err
+        assert said.err.count('\n') == 1
+        assert any(w in said.err for w in ('which is read', 'no page', 'is a folder')), said.err
     assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
 
 

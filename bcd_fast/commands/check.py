@@ -26,7 +26,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from ..core import InputError, attempt, check_apart, check_place, shown, write_whole
 from ..settings import Words, number
 from ..data.images import to_unit
-from ..data.formats import MOST_BANDS, all_gray
+from ..data.formats import MOST_BANDS, SUFFIXES, all_gray
 from ..data.normalisation import BITS, NORMALISATIONS, as_read, some_pixels
 from ..data.folders import (
     FITS, Reading, Windows, find_files, masks_of, pictures_dataset, read_files, read_masks, same_channels)
@@ -534,12 +534,14 @@ def check_parser()->Words:
     p.add_argument('--fit', choices=FITS, help=HELP['fit'])
     p.add_argument('--nodata', type=number(float), metavar='VALUE', help='value of pixels without data')
     return p
+
+# %% ../../nbs/commands/00_check.ipynb #cd052223
 PAGE_SAYS = '{path} is there and no page of bcd_check: choose another name with --out.'
 
 def check_page_target(path, data)->None: # of the page; folder or table
     "Raise `InputError` where the page would replace something else. What cannot be read is told later."
     path, data = Path(path), Path(data)
-    inputs = [data, *(p for pile in ('objects','backgrounds','masks') for p in (data/pile).glob('*'))]
+    inputs = [data, *(p for p in data.rglob('*') if p.suffix.lower() in SUFFIXES)]
     if data.is_file():
         inputs += [p for files in find_files(data)[0].values() for p in files if isinstance(p, Path)]
     check_apart([path], inputs)

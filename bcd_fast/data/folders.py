@@ -9,14 +9,14 @@ __all__ = ['BESIDE', 'LEFT_OUT', 'LABELS', 'TABLES', 'COLUMNS', 'SEPARATORS', 'M
            'walk_files', 'decoded', 'lines_of', 'cells_of', 'check_columns', 'read_rows', 'located', 'masks_of_rows',
            'read_table', 'pile_folder', 'name_below', 'find_masks', 'find_files', 'check_room', 'Reading', 'read_files',
            'same_channels', 'Read', 'codes_of', 'is_gray', 'neighbours', 'are_labels', 'suffix_of', 'opaque_only',
-           'bright_pixels', 'check_mask', 'read_mask', 'object_pixels', 'fitting', 'Tally', 'taken_as', 'mask_file',
-           'mask_pages', 'masks_of', 'Windows', 'square', 'resized', 'target_size', 'grid_starts', 'grid_windows',
-           'filled', 'normalised', 'cut_windows', 'stacked_valid', 'stack_windows', 'check_kinds', 'check_few',
-           'check_types', 'about_pictures', 'one_scale', 'window_bytes', 'too_long', 'not_too_long', 'digest',
-           'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
+           'bright_pixels', 'check_mask', 'read_mask', 'object_pixels', 'fitting', 'Tally', 'taken_as',
+           'is_black_on_white', 'as_stored', 'mask_file', 'mask_pages', 'masks_of', 'Windows', 'square', 'resized',
+           'target_size', 'grid_starts', 'grid_windows', 'filled', 'normalised', 'cut_windows', 'stacked_valid',
+           'stack_windows', 'check_kinds', 'check_few', 'check_types', 'about_pictures', 'one_scale', 'window_bytes',
+           'too_long', 'not_too_long', 'digest', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
-import csv, hashlib, io, numpy as np, os, re, torch, torch.nn.functional as F, unicodedata
+import csv, hashlib, io, numpy as np, os, re, tifffile, torch, torch.nn.functional as F, unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -149,6 +149,8 @@ def cells_of(path)->list: # of a table -> of (number of the line, cells); the fi
     "What a table says, by the separator that gives the columns. Raises `InputError` for what is no table."
     try:
         text = decoded(Path(path).read_bytes())
+        if '\0' in text: # UTF-32, or no text at all
+            raise UnicodeError('it holds zero bytes: save it as UTF-8')
         read = [lines_of(text, s) for s in SEPARATORS]
     except (OSError, UnicodeError, csv.Error) as e:
         raise InputError(TABLE_SAYS['unreadable'].format(path=path, reason=in_short(e))) from e
@@ -489,15 +491,30 @@ UNMASKED = dict(
     pages='{mask} holds {n} masks for {of} pictures of one file, so no scores are made.')
 ALL_TRANSPARENT = 'no pixel has data' # what `read_pictures` says of such a file
 
+def is_black_on_white(path)->bool: # of a mask that was read
+    "Whether a TIFF mask is only shown the other way round, as ImageJ saves masks, and tifffile (scikit-image) bools."
+    if Path(path).suffix.lower() not in TIFF_SUFFIXES:
+        return False
+    with tifffile.TiffFile(path) as f:
+        page = f.pages[0]
+        return page.photometric==0 and (f.is_imagej or page.dtype==bool and page.software.startswith('tifffile'))
+
+def as_stored(mask:Picture)->Picture: # of a file that `is_black_on_white`
+    "The numbers of a mask as they are in its file."
+    v = mask.values
+    return replace(mask, values=np.iinfo(v.dtype).max-v) if v.dtype.kind=='u' else mask
+
 def mask_file(path)->list: # -> of `Picture`, with all their channels; without a pixel where all is transparent
     "The masks in a file. Raises `InputError` where they cannot be read."
     try:
-        return read_pictures(path)
+        found = read_pictures(path)
+        return [as_stored(p) for p in found] if is_black_on_white(path) else found
     except InputError as e:
         if ALL_TRANSPARENT not in str(e):
             raise
         return [Picture(np.zeros((1,0,0), np.uint8), name=Path(path).name)]
 
+# %% ../../nbs/data/03_folders.ipynb #cf56a7ce
 def mask_pages(path, of:int)->list: # mask file or `Picture`, pictures that it belongs to -> as many of `Picture`
     "Masks of the pictures of a file. Raises `InputError` where they cannot be read, and for another number of them."
     try:

@@ -17,6 +17,7 @@ from ..prediction.outputs import expanded, from_run_lengths
 SAY = {
     'sum': 'run lengths of {found:,} pixels do not fill a picture of {h}x{w}',
     'size': 'run lengths of a picture of {found} in one of {h}x{w}',
+    'far': 'a polygon with a point that is no place in a picture',
     'points': 'a polygon of {n} numbers: at least 3 points are needed',
     'kind': 'an outline of type {kind} is not understood'}
 
@@ -36,6 +37,8 @@ def polygon_mask(ring, shape)->np.ndarray: # of x, y, x, y, ...; (H,W) -> (H,W) 
     if len(ring)<6 or len(ring)%2:
         raise ValueError(SAY['points'].format(n=len(ring)))
     x, y = np.asarray(ring, float).reshape(-1, 2).T
+    if not max(abs(x).max(), abs(y).max())<1e9: # not a number, too
+        raise ValueError(SAY['far'])
     out = np.zeros(shape, bool)
     out[polygon(y-.5, x-.5, shape)] = True
     return out

@@ -7,10 +7,11 @@ __all__ = ['RECORD', 'ANNOTATIONS', 'ENDINGS', 'LONGEST', 'ENLARGED', 'WORK', 'M
            'VERSION', 'KINDS', 'MARK', 'MADE', 'OUTLINES', 'FULL', 'CLOSED', 'ALIKE', 'folded', 'short', 'output_stems',
            'page_stem', 'page_stems', 'Names', 'scale_of', 'seen_sides', 'work_of', 'in_bands', 'batches_of',
            'of_picture', 'predict_pictures', 'check_size', 'check_work', 'OtherNumbers', 'numbers_of_rows', 'fitted',
-           'for_model', 'parsed', 'whole_lines', 'is_line', 'same', 'is_ours', 'Manifest', 'place_of', 'content_of',
-           'Writing', 'save_array', 'save_bands', 'save_outlines', 'save_picture', 'probability_bands', 'save_large',
-           'Job', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on', 'job_of', 'predict_file', 'check_outputs',
-           'check_paths', 'predict_files', 'taken_names', 'predict_into', 'predict_folder']
+           'for_model', 'parsed', 'whole_lines', 'is_line', 'same', 'software_of', 'is_ours', 'is_changed', 'Manifest',
+           'place_of', 'of_parts', 'content_of', 'Writing', 'save_array', 'save_bands', 'save_outlines', 'save_picture',
+           'probability_bands', 'save_large', 'Job', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on', 'job_of',
+           'predict_file', 'check_outputs', 'check_paths', 'predict_files', 'left_out', 'taken_names', 'predict_into',
+           'predict_folder']
 
 # %% ../../nbs/prediction/03_predict.ipynb #03f8f5d2
 import errno, hashlib, json, numpy as np, os, tifffile, time, unicodedata
@@ -24,9 +25,9 @@ from PIL.PngImagePlugin import PngInfo
 from ..core import (
     InputError, Unwritten, check_apart, check_choice, check_folder, free_memory, in_short, make_folder, only_one,
     shown, sweep, whole_file, write_whole)
-from ..data.formats import MOST_PIXELS, Picture
+from ..data.formats import MOST_PIXELS, Picture, bytes_there
 from ..data.normalisation import Normalisation, as_trained, factor_for, merged, needs_look, numbers_of, times
-from ..data.folders import list_files
+from ..data.folders import LEFT_OUT, and_more, list_files, sort_of
 from ..masker.maskers import for_prediction
 from ..scoring.pictures import to_16_bits
 from .models import load_model
@@ -228,6 +229,8 @@ SAY = {
     'gone': '{path} is no file: it was removed, or its link leads nowhere.',
     'failed': '{path} cannot be predicted ({why}).',
     'every': 'none of {n} files can be predicted, for one reason ({why}): the first is {path}.',
+    'changed': '{path} was changed since it was written: it stays, and what is made now has another name.',
+    'folders': '{folder}: {names} left out: folders in it are not read, give each of them to a command of its own.',
     'record': '{path} is no record of a prediction: move it away, or choose another folder.',
     'there': '{path} was there before and is of something else: move it away, or choose another folder.',
     'a file': '{path} is a file: --out must name a folder.'}
@@ -263,14 +266,34 @@ MARK = 'bcd_fast' # the software that made a picture, as PNG and TIFF note it
 MADE = b'masks made by bcd_fast' # in our annotations
 OUTLINES = b'"features": []}', b'"area_pixels"' # one of them is in every outline of ours
 
+def software_of(path)->tuple: # of a picture -> what made it, whether the picture is whole
+    "What a PNG or TIFF notes. Raises errors of many kinds for what is none."
+    if Path(path).suffix=='.tif': # of any size, as Pillow does not take them
+        with tifffile.TiffFile(path) as f:
+            page, end = f.pages[0], Path(path).stat().st_size
+            ends = [o+n for o, n in zip(page.dataoffsets, page.databytecounts)]
+            return page.tags.valueof(305), bool(ends) and max(ends)<=end
+    with Image.open(path) as im:
+        made = im.info.get('Software')
+        return made, made==MARK or im.load() is not None
+
 def is_ours(path)->bool: # of a file
     "Whether a file says that it was made here."
     if Path(path).suffix=='.geojson':
         data = Path(path).read_bytes()
         return any(n in data for n in OUTLINES)
     try:
-        with Image.open(path) as im:
-            return MARK in (im.info.get('Software'), getattr(im, 'tag_v2', {}).get(305))
+        return software_of(path)[0]==MARK
+    except Exception: # no picture, or a damaged one
+        return False
+
+def is_changed(path)->bool: # what lies where something of ours was written
+    "Whether somebody has put something else there; what is damaged is ours."
+    if not Path(path).is_file() or Path(path).suffix=='.geojson':
+        return not Path(path).is_file()
+    try:
+        made, whole = software_of(path)
+        return made!=MARK and whole
     except Exception: # no picture, or a damaged one
         return False
 
@@ -281,41 +304,66 @@ class Manifest:
     path: Path
     settings: dict
     lines: dict = field(default_factory=dict) # path of a file -> what was made of it
-    before: list = field(default_factory=list) # names of files that were there before the first record
+    before: list = field(default_factory=list) # names of files that others have put there
+    new: list = field(default_factory=list) # of these, such as lie in the place of what was written
     def __post_init__(self):
         found = whole_lines(self.path)
         head = found[0] if found else {}
         known = head.get('version')==VERSION
         if not isinstance(head.get('settings'), dict) and self.path.exists() and self.path.stat().st_size:
             raise InputError(SAY['record'].format(path=self.path))
-        if known and isinstance(head.get('before'), list):
-            self.before = [n for n in head['before'] if isinstance(n, str)]
-        elif not self.path.exists():
-            self.before = self.foreign()
-        if known and same(head['settings'], self.settings):
-            self.lines = {l['path']: l for l in found[1:] if is_line(l)}
-        else:
-            head = dict(version=VERSION, settings=self.settings, before=self.before)
-            write_whole(self.path, (json.dumps(head)+'\n').encode())
+        lines = {l['path']: l for l in found[1:] if is_line(l)} if known else {}
+        written = {o for l in lines.values() for o in l['outputs']}
+        before = head.get('before') if known and isinstance(head.get('before'), list) else []
+        found = self.foreign(written) if known or not self.path.exists() else []
+        self.new = [n for n in found if n in written]
+        self.before = sorted({*found, *(n for n in before if isinstance(n, str))})
+        again = known and same(head['settings'], self.settings)
+        self.lines = {k: l for k, l in lines.items() if again and not {*self.new} & {*l['outputs']}}
+        if not again or self.before!=before:
+            self.begin()
         self.moved = {(l['file'], l['sha256']): l for l in self.lines.values() if not os.path.exists(l['path'])}
-    def foreign(self)->list: # names
-        "What is in the folder and is named as an output, but is none."
+    def begin(self)->None:
+        "Write the record anew."
+        lines = dict(version=VERSION, settings=self.settings, before=self.before), *self.lines.values()
+        write_whole(self.path, ''.join(f'{json.dumps(l)}\n' for l in lines).encode())
+    def foreign(self, written)->list: # names of what was written -> names
+        "What is in the folder and is named as an output, but is none, or none any more."
         ends = tuple(e for ends in ENDINGS.values() for e in ends)
         alike = [p for p in self.path.parent.iterdir() if folded(p.name).endswith(ends)]
-        return sorted(shown(p.name) for p in alike if not p.is_file() or not is_ours(p))
+        other = lambda p: is_changed(p) if shown(p.name) in written else not p.is_file() or not is_ours(p)
+        return sorted(shown(p.name) for p in alike if other(p))
 
 # %% ../../nbs/prediction/03_predict.ipynb #1ac6128a
 def place_of(p)->str: # of an image
     "Its path from the root, without links but its own, as text."
     return shown(Path(os.path.realpath(Path(p).parent))/Path(p).name)
 
+def of_parts(f)->str: # open file with holes
+    "The hash of what is written of it, and of where: holes of terabytes take no time."
+    found, at, end = hashlib.sha256(b'parts'), 0, os.fstat(f.fileno()).st_size
+    while at<end:
+        try:
+            at = os.lseek(f.fileno(), at, os.SEEK_DATA)
+        except OSError: # no data after this place
+            break
+        stop = os.lseek(f.fileno(), at, os.SEEK_HOLE)
+        for a in range(at, stop, 2**20):
+            found.update(f'{a};'.encode()+os.pread(f.fileno(), min(2**20, stop-a), a))
+        at = stop
+    found.update(f'{end}'.encode())
+    return found.hexdigest()
+
 def content_of(p)->str:
     "The hash of a file. Raises `InputError` where there is none."
     if not Path(p).is_file():
         raise InputError(SAY['gone'].format(path=p))
     with open(p, 'rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest()
+        if bytes_there(p)==os.stat(p).st_size:
+            return hashlib.file_digest(f, 'sha256').hexdigest()
+        return of_parts(f)
 
+# %% ../../nbs/prediction/03_predict.ipynb #108efe15
 @patch
 def line_of(self:Manifest, p:Path, sha256:str)->dict: # of its content -> a line, or None
     "What was made of a file, or of the same one that lay elsewhere."
@@ -328,7 +376,7 @@ def done(self:Manifest, p:Path, sha256:str)->bool: # of its content
     if not line or line['sha256']!=sha256:
         return False
     sizes = {o: (folder/o).stat().st_size if (folder/o).is_file() else None for o in line['outputs']}
-    return sizes==line['outputs']
+    return sizes==line['outputs'] and all(is_ours(folder/o) for o in sizes) # an equal size may be that of zeros
 
 @patch
 def add(self:Manifest, p:Path, sha256:str, stem:str, pages:int, outputs)->None: # content before it was read; names
@@ -521,8 +569,8 @@ def fails(self:Run, path:Path, e:Exception)->None:
 def write_pictures(self:Run, job:Job, probs)->None: # of (H,W)
     "Write what was made of the small pictures of a file."
     names, notes = [], []
-    for stem, p, prob in zip(job.stems(), job.pictures, probs):
-        more, said = save_picture(self.to, stem, p, prob, job.where)
+    for i, (stem, p, prob) in enumerate(zip(job.stems(), job.pictures, probs)):
+        more, said = save_picture(self.to, stem, p, prob, job.where.of(i))
         names += more
         notes += said
     self.finish(job, names, [prob.shape for prob in probs])
@@ -555,8 +603,8 @@ def flush(self:Run)->None:
 def write_large(self:Run, job:Job)->None:
     "Predict and write a file with large pictures."
     names = []
-    for stem, s in zip(job.stems(), job.pictures):
-        names += save_large(self.to, stem, s, self.model, self.about, job.where.tags)
+    for i, (stem, s) in enumerate(zip(job.stems(), job.pictures)):
+        names += save_large(self.to, stem, s, self.model, self.about, job.where.of(i).tags)
     self.finish(job, names, [s.shape for s in job.pictures])
 
 # %% ../../nbs/prediction/03_predict.ipynb #5e251f52
@@ -631,6 +679,15 @@ def predict_files(run:Run, paths, say)->int: # of the images; as for `predict_fo
     run.flush()
     return skipped
 
+def left_out(images, out)->list: # folder of images, or one image; of the results -> sentences
+    "What is in a folder of images and is not looked at."
+    folder, found = Path(images), {}
+    for p in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not os.path.samefile(p, out) if os.path.isdir(p) else True:
+            found.setdefault(sort_of(p), []).append(p.name)
+    says = dict(folder=SAY['folders'], suffix=LEFT_OUT['suffix'])
+    return [t.format(folder=folder, names=and_more(found[k])) for k, t in says.items() if k in found]
+
 def taken_names(manifest:Manifest)->Names:
     "The names of what was written before, and of what was there before."
     names = Names()
@@ -645,6 +702,7 @@ def predict_into(out:Path, paths, model, about:dict, to:Writing, reading:dict, s
     settings = dict(model=about['sha256'], threshold=to.threshold, write=list(to.write), **reading)
     manifest = Manifest(out/RECORD, settings)
     run = Run(model, about, to, reading, manifest, taken_names(manifest))
+    run.notes += [SAY['changed'].format(path=out/n) for n in manifest.new]
     skipped = predict_files(run, paths, say)
     if 'coco' in to.write:
         write_whole(out/ANNOTATIONS, json.dumps(coco_file(run.images, run.annotations)).encode())
@@ -668,5 +726,5 @@ def predict_folder(model_dir, # folder with model.json and model.safetensors
     with only_one(out):
         run, skipped = predict_into(out, paths, model, about, to, reading, say)
     seconds = time.perf_counter()-start
-    return dict(written=run.written, skipped=skipped, unreadable=run.bad, notes=run.notes, seconds=seconds,
-                megapixels=run.pixels/1e6)
+    return dict(written=run.written, skipped=skipped, unreadable=run.bad, notes=[*left_out(images, out), *run.notes],
+                seconds=seconds, megapixels=run.pixels/1e6)
