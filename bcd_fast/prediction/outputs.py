@@ -379,6 +379,7 @@ def one_turn(rings)->list: # [outer, hole, ...] of [lon,lat] -> the same
     turns = [turn+360*round((middles[0]-m)/360) for m in middles]
     return [[[x+t, y] for x, y in r] if t else r for r, t in zip(rings, turns)]
 
+# %% ../../nbs/prediction/02_outputs.ipynb #5c38b9ef
 def geojson(mask, # (H,W) bool
             prob=None, # (H,W) in [0,1]
             to_map=None, # of `map_coordinates`

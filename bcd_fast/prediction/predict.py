@@ -688,6 +688,7 @@ def left_out(images, out)->list: # folder of images, or one image; of the result
     says = dict(folder=SAY['folders'], suffix=LEFT_OUT['suffix'])
     return [t.format(folder=folder, names=and_more(found[k])) for k, t in says.items() if k in found]
 
+# %% ../../nbs/prediction/03_predict.ipynb #2b8e9138
 def taken_names(manifest:Manifest)->Names:
     "The names of what was written before, and of what was there before."
     names = Names()
