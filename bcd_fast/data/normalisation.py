@@ -166,7 +166,7 @@ def read_normalisation(about:dict, # of `to_dict`
 
 # %% ../../nbs/data/02_normalisation.ipynb #70f3d3dd
 def is_numbers(about)->bool: # anything
-    "Whether this could come from `Numbers.to_dict`."
+    "Whether this could come from the `to_dict` of `Numbers`."
     if not isinstance(about, dict) or set(about)!={'kinds','low','high','steps','bright'}:
         return False
     kinds, steps, bright = (about[k] if isinstance(about[k], list) else [] for k in ('kinds','steps','bright'))
@@ -174,7 +174,7 @@ def is_numbers(about)->bool: # anything
     ends = [about['low'], about['high'], *bright]
     return words and len(ends)==4 and all(map(is_number, ends)) and all(s in STEPS for s in steps)
 
-def read_numbers(about:dict, # of `Numbers.to_dict`, or None
+def read_numbers(about:dict, # of a `Numbers`, or None
                  where:str='' # file, for the message
                 )->Numbers: # or None
     "Check and rebuild. Raises `InputError`."
