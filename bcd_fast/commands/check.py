@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAITS', 'ABOUT_MARGINS', 'ABOUT_PLACES',
-           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'HELP', 'NOT_THERE', 'PAGE_SAYS', 'told', 'digest',
+           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'HELP', 'NOT_THERE', 'PAGE_SAYS', 'told',
            'equal_pictures', 'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes',
            'kind_in_words', 'counted', 'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors',
            'margins', 'blockiness', 'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place',
@@ -15,7 +15,7 @@ __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAI
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
-import hashlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from ..core import InputError, attempt, check_apart, check_place, shown, write_whole
 from ..settings import Words, number
-from ..data.images import to_unit
+from ..data.images import hashed, to_unit
 from ..data.formats import MOST_BANDS, SUFFIXES, all_gray
 from ..data.normalisation import BITS, NORMALISATIONS, as_read, some_pixels
 from ..data.folders import (
@@ -69,17 +69,12 @@ def told(about:Finding, **values)->Finding: # a sentence with gaps, what goes th
     return replace(about, text=about.text.format(**values))
 
 # %% ../../nbs/commands/00_check.ipynb #9ef29a2e
-def digest(p)->str: # of a `Picture`
-    "The same for equal pictures."
-    kind = repr((p.values.shape, str(p.values.dtype))).encode()
-    return hashlib.sha256(kind+np.ascontiguousarray(p.values).tobytes()).hexdigest()
-
 def equal_pictures(found)->list: # what -> list of (number, Picture); -> lists of (what, name)
     "Groups of pictures that are the same."
     where = defaultdict(list)
     for what, pictures in found.items():
         for _, p in pictures:
-            where[digest(p)].append((what, p.name))
+            where[hashed(p.values)].append((what, p.name))
     return [group for group in where.values() if len(group)>1]
 
 def check_equal(found)->list: # what -> list of (number, Picture); -> of Finding

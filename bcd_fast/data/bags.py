@@ -116,7 +116,8 @@ def masks_fingerprint(self:Bags)->str:
     masks = [s.mask for s in self.objects.sources]
     if all(m is None for m in masks):
         return None
-    return hashed(*(m if m is None or isinstance(m, np.ndarray) else file_hash(m) for m in masks))
+    files = {m: file_hash(m) for m in {m for m in masks if not (m is None or isinstance(m, np.ndarray))}} # each once
+    return hashed(*(m if m is None or isinstance(m, np.ndarray) else files[m] for m in masks))
 
 @patch
 def without_masks(self:Bags)->Bags:

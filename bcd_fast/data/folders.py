@@ -13,17 +13,17 @@ __all__ = ['BESIDE', 'LEFT_OUT', 'LABELS', 'TABLES', 'COLUMNS', 'SEPARATORS', 'M
            'is_black_on_white', 'as_stored', 'mask_file', 'mask_pages', 'masks_of', 'Windows', 'square', 'resized',
            'target_size', 'grid_starts', 'grid_windows', 'filled', 'normalised', 'cut_windows', 'stacked_valid',
            'stack_windows', 'check_kinds', 'check_few', 'check_types', 'about_pictures', 'one_scale', 'window_bytes',
-           'too_long', 'not_too_long', 'digest', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
+           'too_long', 'not_too_long', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
-import csv, hashlib, io, numpy as np, os, re, tifffile, torch, torch.nn.functional as F, unicodedata
+import csv, io, numpy as np, os, re, tifffile, torch, torch.nn.functional as F, unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from PIL import Image
 from ..core import InputError, check_choice, free_memory, in_short, shown
-from .images import BackgroundImages, Dataset, ObjectImages
+from .images import BackgroundImages, Dataset, ObjectImages, hashed
 from .formats import (
     SUFFIXES, TIFF_SUFFIXES, Picture, all_gray, channels_of, read_pictures, with_channels)
 from .normalisation import BITS, Normalisation, fit_normalisation, pictures_line
@@ -724,16 +724,10 @@ def not_too_long(found:dict, windows:Windows, scale)->tuple: # of `pictures_data
 
 
 # %% ../../nbs/data/03_folders.ipynb #420fb4a2
-def digest(a)->bytes: # array
-    "The same for equal arrays."
-    h = hashlib.blake2b(repr((a.shape, str(a.dtype))).encode(), digest_size=16)
-    h.update(np.ascontiguousarray(a).data)
-    return h.digest()
-
 def in_both(objects, backgrounds)->str: # of (name, array) -> a line, or nothing
     "What is said where a picture is in both piles."
-    known = {digest(a): name for name, a in objects}
-    found = [f'objects/{known[key]} = backgrounds/{name}' for name, a in backgrounds if (key := digest(a)) in known]
+    known = {hashed(a): name for name, a in objects}
+    found = [f'objects/{known[key]} = backgrounds/{name}' for name, a in backgrounds if (key := hashed(a)) in known]
     return DATASET_SAYS['both'].format(n=len(found), names=and_more(found)) if found else ''
 
 

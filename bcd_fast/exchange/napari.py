@@ -9,7 +9,7 @@ __all__ = ['ENDING', 'WRITER', 'SAY', 'write_napari', 'read_labels', 'labels_ent
 import numpy as np, tifffile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from ..core import InputError, in_short, make_folder
+from ..core import InputError, in_short, make_folder, whole_file
 from .entries import Entry, name_below
 from ..prediction.outputs import regions
 
@@ -34,7 +34,8 @@ def write_napari(found:Iterable, # of (path of a picture, (H,W) bool, (H,W) in [
         if to in written:
             raise InputError(SAY['double'].format(path=to))
         numbers = regions(np.asarray(mask, bool))[0].astype(np.int32)
-        tifffile.imwrite(to, numbers, compression='zlib', photometric='minisblack', description=WRITER)
+        with whole_file(to) as half:
+            tifffile.imwrite(half, numbers, compression='zlib', photometric='minisblack', description=WRITER)
         written.append(to)
     return written
 
