@@ -41,6 +41,9 @@ SONAR = ['experiment=sas_segmentation', 'trainer.epochs=6']
 ROCK = [*REGIONS, 'trainer.epochs=6']
 SUPERVISED = ['supervised=true']
 
+# folders of real pictures
+REAL = 'sdvd', 'fls_debris', 'sss_posidonia_rock', 'water_s2', 'brain_flair', 'kolektor'
+
 # label -> words: without one part each
 ONE_CLUSTER = {'K=1, no condition': ['cluster.k=1']}
 NO_DIVERGENCE = {'no divergence': ['trainer.div_weight=0']}
@@ -191,7 +194,7 @@ CASES = dict(
         'translucent sprites: supervised': [*TRANSLUCENT, *SUPERVISED],
         **third('wrecks with shadows', SHADOWED),
         'wrecks with shadows: supervised': [*SHADOWED, *SUPERVISED]},
-    third_real=real('sdvd') | real('fls_debris') | real('sss_posidonia_rock') | real('water_s2'),
+    third_real={label: words for name in REAL for label, words in real(name).items()},
     gains=gains(*ROCK),
     acid=after(SONAR, {
         'no blobs': NO_BLOBS,
