@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['ESCAPED', 'TURNING', 'NO_MEMORY', 'OUT_OF_MEMORY', 'OURS', 'PLACE_SAYS', 'OPEN', 'SEAL', 'SEAL_SAYS', 'BUSY', 'HALF',
-           'READ', 'HOLDS', 'STOPS', 'ASKED', 'SAYS', 'REPORT_TO', 'COMMANDS_OF_TERMINALS', 'escaped', 'shown', 'typed',
-           'InputError', 'nearest', 'check_choice', 'fail', 'no_memory', 'sentence', 'in_short', 'tell', 'say_line',
-           'show_warning', 'make_folder', 'check_place', 'Unwritten', 'half_of', 'whole_file', 'write_whole',
-           'adding_to', 'write_json', 'Damaged', 'seal', 'read_sealed', 'metadata_of', 'write_sealed',
-           'read_sealed_json', 'only_one', 'lives', 'sweep', 'identities', 'check_folder', 'check_apart', 'optional',
-           'peak_rss_mb', 'free_memory', 'cpu_name', 'platform_text', 'keep_buffers', 'handled', 'answers',
-           'for_us_alone', 'like_ctrl_c', 'say_stopped', 'end_quietly', 'say_fault', 'Harmless', 'prepare', 'attempt',
-           'draws_bars']
+           'WRITING', 'READ', 'HOLDS', 'STOPS', 'ASKED', 'SAYS', 'REPORT_TO', 'COMMANDS_OF_TERMINALS', 'escaped',
+           'shown', 'typed', 'InputError', 'nearest', 'check_choice', 'fail', 'no_memory', 'sentence', 'in_short',
+           'tell', 'say_line', 'show_warning', 'make_folder', 'check_place', 'Unwritten', 'half_of', 'whole_file',
+           'write_whole', 'adding_to', 'write_json', 'Damaged', 'seal', 'read_sealed', 'metadata_of', 'write_sealed',
+           'read_sealed_json', 'only_one', 'lives', 'writing_in', 'is_half', 'removed', 'sweep', 'identities',
+           'check_folder', 'check_apart', 'optional', 'peak_rss_mb', 'free_memory', 'cpu_name', 'platform_text',
+           'keep_buffers', 'handled', 'answers', 'for_us_alone', 'like_ctrl_c', 'say_stopped', 'end_quietly',
+           'say_fault', 'Harmless', 'prepare', 'attempt', 'draws_bars']
 
 # %% ../nbs/core.ipynb #7ede4f73
-import ctypes, hashlib, importlib, json, logging, multiprocessing, os, platform, re, shlex, signal, sys
-import threading, torch, traceback, unicodedata, warnings
+import ctypes, hashlib, importlib, json, logging, multiprocessing, os, platform, re, shlex, shutil, signal, sys
+import threading, torch, traceback, unicodedata, uuid, warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from difflib import get_close_matches
 from fastcore.imports import IN_NOTEBOOK
@@ -146,10 +146,12 @@ def half_of(path)->Path: # of a file
 
 @contextmanager
 def whole_file(path): # yields where to write it
-    "A file takes its place when all of it was written. Raises `Unwritten`."
+    "A file takes its place when all of it is on the disk. Raises `Unwritten`."
     half = half_of(path)
     try:
         yield half
+        with open(half, 'rb+') as f:
+            os.fsync(f.fileno()) # else a name could outlive a power cut, and its bytes not
         half.replace(path)
     except OSError as e:
         raise Unwritten(path, e.strerror or e) from e
@@ -161,8 +163,6 @@ def write_whole(path, data:bytes)->Path:
     "Write a file so that it is complete or not changed. Raises `InputError` when there is no room or no right."
     with whole_file(path) as half, open(half, 'wb') as f:
         f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
     return Path(path)
 
 @contextmanager
@@ -239,7 +239,8 @@ def only_one(folder): # that this process writes to
         lock.release()
 
 # %% ../nbs/core.ipynb #c54e4343
-HALF = re.compile(r'\.(?P<name>.+?)(\.(?P<pid>\d+))?(?P<part>\.part)?') # of `half_of`, or of a TIFF in bands
+HALF = re.compile(r'\.(?P<name>.+)\.(?P<pid>\d+)') # of `half_of`
+WRITING = re.compile(r'\.writing-[0-9a-f]{32}') # of `writing_in`
 
 def lives(pid:int)->bool:
     "Whether there is a process of that number; True where the system does not tell."
@@ -253,16 +254,33 @@ def lives(pid:int)->bool:
         return True # of somebody else
     return True
 
-def sweep(folder, # that this process holds, see `only_one`
-          suffixes # of the files that are written there
+def writing_in(folder)->Path:
+    "A new folder beside those that are whole, for the process that makes it to hold, see `only_one`."
+    return make_folder(Path(folder)/f'.writing-{uuid.uuid4().hex}')
+
+def is_half(p:Path, names)->bool: # patterns of what is written there
+    "Whether a process that has ended was writing this file."
+    m = HALF.fullmatch(p.name)
+    return bool(m) and any(Path(m['name']).match(n) for n in names) and p.is_file() and not lives(int(m['pid']))
+
+def removed(folder)->bool: # of `writing_in`
+    "Remove a folder unless a process holds it."
+    try:
+        with only_one(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    except InputError:
+        return False # it is being written, or is somebody else's
+    return True
+
+def sweep(folder, # that this process holds, or where nothing but folders of `writing_in` is written
+          names=() # patterns of the files that are written there, such as *.png
          )->list: # names of what was removed
-    "Remove the half files of processes that have ended."
+    "Remove what processes that have ended were writing: files of `half_of`, folders of `writing_in`."
     gone = []
-    for p in Path(folder).iterdir():
-        m = HALF.fullmatch(p.name)
-        if not m or not (m['pid'] or m['part']) or Path(m['name']).suffix not in suffixes or not p.is_file():
-            continue
-        if m['pid'] is None or not lives(int(m['pid'])):
+    for p in [*Path(folder).iterdir()]:
+        if WRITING.fullmatch(p.name) and removed(p):
+            gone.append(p.name)
+        elif is_half(p, names):
             p.unlink(missing_ok=True)
             gone.append(p.name)
     return sorted(gone)

@@ -336,8 +336,8 @@ def test_one_prediction_in_a_folder_at_a_time(model, said, tmp_path):
 def test_leftovers_of_dead_runs_are_swept(model, tmp_path):
     folder, out = write(tmp_path/'in', a__png=pattern(0)), tmp_path/'out'
     out.mkdir()
-    swept = [f'.a.png.{2**31}', '.b.tif.part', f'..b.tif.{2**31}.part', f'.manifest.jsonl.{2**31}']
-    stay = [f'.a.png.{os.getppid()}', '.notes.part', 'film.part', '.a.png']
+    swept = [f'.a.png.{2**31}', f'..b.tif.{2**31}', f'.manifest.jsonl.{2**31}']
+    stay = [f'.a.png.{os.getppid()}', '.notes.part', f'.notes.{2**31}', '.a.png']
     for name in swept+stay:
         (out/name).write_bytes(b'half')
     predict_folder(model, folder, out)

@@ -122,10 +122,10 @@ def test_a_used_folder_is_left_as_it_is(made, cut, tmp_path):
 def test_one_process_in_a_folder(made, cut, tmp_path):
     with held(tmp_path), pytest.raises(CannotGoOn, match='in use by another process'):
         run_experiment(made.cfg, 'folder', tmp_path, silent)
-    (cut/'.history.csv.1234567').touch() # what a dead run has left
+    (cut/f'.history.csv.{2**31}').touch() # what a dead run has left
     with held(cut), pytest.raises(CannotGoOn, match='in use by another process'):
         resume_run(cut, silent)
-    assert not (cut/'.history.csv.1234567').exists()
+    assert not (cut/f'.history.csv.{2**31}').exists()
 
 
 def test_a_run_goes_on_with_other_threads(made, cut):

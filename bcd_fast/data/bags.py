@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
-           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'Source', 'Pile', 'file_hash', 'Bags',
-           'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original',
-           'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at',
-           'drawn_in', 'apart', 'check_drawn', 'about_corrected', 'read_piles', 'read_bags']
+           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'Source', 'Pile', 'Bags', 'middle',
+           'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels',
+           'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at', 'drawn_in', 'apart',
+           'check_drawn', 'about_corrected', 'read_piles', 'read_bags']
 
 # %% ../../nbs/data/14_bags.ipynb #a45c10b9
 import numpy as np, os, tempfile
@@ -17,7 +17,7 @@ from itertools import chain, compress, groupby
 from pathlib import Path
 from ..core import InputError, shown
 from .images import PARTS, PILES, hashed, split_indices
-from .formats import Picture, all_gray, channels_of, read_pictures, with_channels
+from .formats import Picture, all_gray, channels_of, content_of, read_pictures, with_channels
 from .normalisation import Normalisation, fit_normalisation, pictures_line
 from .folders import (
     Reading, Tally, and_more, check_few, check_types, filled, find_files, fitting, in_both, mask_pages, normalised,
@@ -49,14 +49,6 @@ class Pile:
         return len(self.shapes)
     def __getitem__(self, i): # number of a picture -> (C,h,w) view of its numbers
         return self.values[self.starts[i]:self.starts[i+1]].reshape(self.shapes[i])
-
-# %% ../../nbs/data/14_bags.ipynb #f1c5edeb
-def file_hash(path)->str:
-    "The same bytes, the same text. Raises `InputError` where they cannot be read."
-    try:
-        return hashed(Path(path).read_bytes())
-    except OSError as e:
-        raise InputError(f'{path} cannot be read ({e.strerror}).') from e
 
 # %% ../../nbs/data/14_bags.ipynb #5dbc1d8a
 SCORED, UNSCORED = (.7,.1,.2), (.85,.15,0.) # of train, valid and test, with true masks and without
@@ -116,7 +108,7 @@ def masks_fingerprint(self:Bags)->str:
     masks = [s.mask for s in self.objects.sources]
     if all(m is None for m in masks):
         return None
-    files = {m: file_hash(m) for m in {m for m in masks if not (m is None or isinstance(m, np.ndarray))}} # each once
+    files = {m: content_of(m) for m in {m for m in masks if not (m is None or isinstance(m, np.ndarray))}} # each once
     return hashed(*(m if m is None or isinstance(m, np.ndarray) else files[m] for m in masks))
 
 @patch

@@ -6,7 +6,7 @@
 __all__ = ['ARRAY_SUFFIXES', 'HDF5_SUFFIXES', 'TIFF_SUFFIXES', 'SUFFIXES', 'MOST_BANDS', 'FREE', 'DENSE', 'MOST_BYTES',
            'MOST_RATIO', 'PLAIN', 'MOST_PIXELS', 'SIZE_SAYS', 'LUMA', 'NO_WAY', 'ARRAY_SAYS', 'HDF5_SAYS', 'TIFF_SAYS',
            'BOUNDED', 'LOSSLESS', 'GEOREFERENCE', 'FORMATS', 'JPEG2000_SUFFIXES', 'AS_THEY_ARE', 'READERS',
-           'UNREADABLE', 'SET_SAYS', 'Picture', 'bytes_there', 'check_ratio', 'check_whole', 'check_regular',
+           'UNREADABLE', 'GONE', 'SET_SAYS', 'Picture', 'bytes_there', 'check_ratio', 'check_whole', 'check_regular',
            'held_bytes', 'plain_numbers', 'to_channels', 'comparable', 'with_data', 'finished', 'few_bands',
            'axis_of_stack', 'axis_of_one', 'split_array', 'channels_first', 'array_pictures', 'check_array', 'read_npy',
            'data_sets', 'check_links', 'choose_data_set', 'check_sources', 'check_storage', 'fill_value', 'read_hdf5',
@@ -16,10 +16,11 @@ __all__ = ['ARRAY_SUFFIXES', 'HDF5_SUFFIXES', 'TIFF_SUFFIXES', 'SUFFIXES', 'MOST
            'page_picture', 'upright', 'turned_upright', 'turned_of', 'pages_are_bands', 'check_memory', 'page_names',
            'whole_page', 'bands_of_pages', 'whole_tiff', 'read_tiff', 'deep_png', 'frames_of', 'check_pillow',
            'turned_in_exif', 'pillow_values', 'frame_values', 'pillow_picture', 'read_pillow', 'read_jpeg2000',
-           'unreadable', 'read_pictures', 'all_gray', 'kind_of', 'one_of_each', 'channels_of', 'with_channels']
+           'unreadable', 'read_pictures', 'of_parts', 'content_of', 'all_gray', 'kind_of', 'one_of_each', 'channels_of',
+           'with_channels']
 
 # %% ../../nbs/data/01_formats.ipynb #44b17b2e
-import h5py, imagecodecs, math, numpy as np, os, stat, tifffile
+import hashlib, h5py, imagecodecs, math, numpy as np, os, stat, tifffile
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
@@ -715,6 +716,36 @@ def read_pictures(path, # a file of any of `SUFFIXES`
         return READERS.get(path.suffix.lower(), read_pillow)(path, channels, nodata, key)
     except Exception as e: # decoders fail in many ways, all of which mean the same
         raise unreadable(path, e) from e
+
+# %% ../../nbs/data/01_formats.ipynb #5dc0fca0
+GONE = '{path} is no file: it was removed, or its link leads nowhere.'
+
+def of_parts(f)->str: # open file with holes
+    "The hash of what is written of it, and of where: holes of terabytes take no time."
+    found, at, end = hashlib.sha256(b'parts'), 0, os.fstat(f.fileno()).st_size
+    while at<end:
+        try:
+            at = os.lseek(f.fileno(), at, os.SEEK_DATA)
+        except OSError: # no data after this place
+            break
+        stop = os.lseek(f.fileno(), at, os.SEEK_HOLE)
+        for a in range(at, stop, 2**20):
+            found.update(f'{a};'.encode()+os.pread(f.fileno(), min(2**20, stop-a), a))
+        at = stop
+    found.update(f'{end}'.encode())
+    return found.hexdigest()
+
+def content_of(p)->str:
+    "The hash of a file. Raises `InputError` where there is none, or where it cannot be read."
+    if not Path(p).is_file():
+        raise InputError(GONE.format(path=p))
+    try:
+        with open(p, 'rb') as f:
+            if bytes_there(p)==os.stat(p).st_size:
+                return hashlib.file_digest(f, 'sha256').hexdigest()
+            return of_parts(f)
+    except OSError as e:
+        raise unreadable(Path(p), e) from e
 
 # %% ../../nbs/data/01_formats.ipynb #ab6d73a5
 SET_SAYS = ('{where}: pictures of different sensors lie together: {kinds}. Take those of one kind, or say with '

@@ -28,12 +28,12 @@ from pathlib import Path
 from yaml import YAMLError
 from .. import __version__
 from ..core import Damaged, InputError, make_folder, only_one, peak_rss_mb, platform_text
-from ..core import read_sealed_json, say_line, tell, typed, write_json, write_sealed, write_whole
+from ..core import read_sealed_json, say_line, sweep, tell, typed, write_json, write_sealed, write_whole
 from ..data.images import only_data
 from ..data.normalisation import Normalisation, numbers_of
 from ..data.datasets import load_data
 from ..data.bags import scale_line
-from ..backgrounds.stage1 import Stage1, load_stage1, run_stage1, save_stage1, stage1_key, sweep
+from ..backgrounds.stage1 import Stage1, load_stage1, run_stage1, save_stage1, stage1_key
 from ..masker.maskers import count_parameters, set_precision
 from ..masker.refinement import Finish, with_finish
 from ..masker.levels import level_for
@@ -212,13 +212,10 @@ def check_unfinished(folder)->None: # of a run
 # %% ../../nbs/experiments/05_runs.ipynb #c2acb391
 def sweep_run(folder)->None: # of a run, held
     "Remove halves of files that a dead run has left: nobody else writes here."
-    sweep(folder)
-    for inside in ('', *FOLDERS):
-        for half in (folder/inside).glob('.*.*'):
-            name, _, process = half.name[1:].rpartition('.')
-            ours = name in FILES or any(Path(name).match(p) for p in FOLDERS.get(inside, '').split())
-            if ours and process.isdigit():
-                half.unlink()
+    sweep(folder, FILES)
+    for inside, names in FOLDERS.items():
+        if (folder/inside).is_dir():
+            sweep(folder/inside, names.split())
 
 @contextmanager
 def held(folder): # of a run

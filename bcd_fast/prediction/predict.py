@@ -8,13 +8,12 @@ __all__ = ['RECORD', 'ANNOTATIONS', 'ENDINGS', 'LONGEST', 'ENLARGED', 'WORK', 'M
            'page_stem', 'page_stems', 'Names', 'scale_of', 'seen_sides', 'work_of', 'in_bands', 'batches_of',
            'of_picture', 'predict_pictures', 'check_size', 'check_work', 'OtherNumbers', 'numbers_of_rows', 'fitted',
            'for_model', 'parsed', 'whole_lines', 'is_line', 'same', 'software_of', 'is_ours', 'is_changed', 'Manifest',
-           'place_of', 'of_parts', 'content_of', 'Writing', 'save_array', 'save_bands', 'save_outlines', 'save_picture',
-           'probability_bands', 'save_large', 'Job', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on', 'job_of',
-           'predict_file', 'check_outputs', 'check_paths', 'predict_files', 'left_out', 'taken_names', 'predict_into',
-           'predict_folder']
+           'place_of', 'Writing', 'save_array', 'save_bands', 'save_outlines', 'save_picture', 'probability_bands',
+           'save_large', 'Job', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on', 'job_of', 'predict_file',
+           'check_outputs', 'check_paths', 'predict_files', 'left_out', 'taken_names', 'predict_into', 'predict_folder']
 
 # %% ../../nbs/prediction/03_predict.ipynb #03f8f5d2
-import errno, hashlib, json, numpy as np, os, tifffile, time, unicodedata
+import errno, json, numpy as np, os, tifffile, time, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
@@ -25,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..core import (
     InputError, Unwritten, check_apart, check_choice, check_folder, free_memory, in_short, make_folder, only_one,
     shown, sweep, whole_file, write_whole)
-from ..data.formats import MOST_PIXELS, Picture, bytes_there
+from ..data.formats import MOST_PIXELS, Picture, content_of
 from ..data.normalisation import Normalisation, as_trained, factor_for, merged, needs_look, numbers_of, times
 from ..data.folders import LEFT_OUT, and_more, list_files, sort_of
 from ..masker.maskers import for_prediction
@@ -226,7 +225,6 @@ SAY = {
              'cut it, or write masks and probabilities.',
     'empty': '{path} has no pixels.',
     'missing': '{path} is not there: give a folder of images, or one image.',
-    'gone': '{path} is no file: it was removed, or its link leads nowhere.',
     'failed': '{path} cannot be predicted ({why}).',
     'every': 'none of {n} files can be predicted, for one reason ({why}): the first is {path}.',
     'changed': '{path} was changed since it was written: it stays, and what is made now has another name.',
@@ -339,29 +337,6 @@ def place_of(p)->str: # of an image
     "Its path from the root, without links but its own, as text."
     return shown(Path(os.path.realpath(Path(p).parent))/Path(p).name)
 
-def of_parts(f)->str: # open file with holes
-    "The hash of what is written of it, and of where: holes of terabytes take no time."
-    found, at, end = hashlib.sha256(b'parts'), 0, os.fstat(f.fileno()).st_size
-    while at<end:
-        try:
-            at = os.lseek(f.fileno(), at, os.SEEK_DATA)
-        except OSError: # no data after this place
-            break
-        stop = os.lseek(f.fileno(), at, os.SEEK_HOLE)
-        for a in range(at, stop, 2**20):
-            found.update(f'{a};'.encode()+os.pread(f.fileno(), min(2**20, stop-a), a))
-        at = stop
-    found.update(f'{end}'.encode())
-    return found.hexdigest()
-
-def content_of(p)->str:
-    "The hash of a file. Raises `InputError` where there is none."
-    if not Path(p).is_file():
-        raise InputError(SAY['gone'].format(path=p))
-    with open(p, 'rb') as f:
-        if bytes_there(p)==os.stat(p).st_size:
-            return hashlib.file_digest(f, 'sha256').hexdigest()
-        return of_parts(f)
 
 # %% ../../nbs/prediction/03_predict.ipynb #108efe15
 @patch
@@ -415,8 +390,7 @@ def save_array(path:Path, a, geo=())->None: # (H,W) integers; of `geo_tags`
 
 def save_bands(path:Path, bands, shape, convert, dtype, geo=())->None: # as for `write_tiff`; of `geo_tags`
     "A TIFF from bands. Raises `Unwritten`."
-    with whole_file(path) as half:
-        write_tiff(half, bands, shape, convert, dtype, extratags=geo, software=MARK)
+    write_tiff(path, bands, shape, convert, dtype, extratags=geo, software=MARK)
 
 # %% ../../nbs/prediction/03_predict.ipynb #59d67e13
 def save_outlines(path:Path, name:str, # of the picture
@@ -699,7 +673,7 @@ def taken_names(manifest:Manifest)->Names:
 
 def predict_into(out:Path, paths, model, about:dict, to:Writing, reading:dict, say)->tuple: # -> `Run`, skipped files
     "Predict into a folder that this process holds."
-    sweep(out, {'.png','.tif','.geojson','.json','.jsonl'})
+    sweep(out, ('*.png','*.tif','*.geojson','*.json','*.jsonl'))
     settings = dict(model=about['sha256'], threshold=to.threshold, write=list(to.write), **reading)
     manifest = Manifest(out/RECORD, settings)
     run = Run(model, about, to, reading, manifest, taken_names(manifest))

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
-from ..core import InputError, in_short
+from ..core import InputError, in_short, whole_file
 from ..data.formats import (
     MOST_BYTES, TIFF_SUFFIXES, Picture, bytes_there, check_memory, check_regular, check_whole, is_there, opacity_of,
     page_names, page_picture, pages_are_bands, read_pictures, sides_of, tiff_nodata, tiff_pages, turned_of,
@@ -352,13 +352,9 @@ def write_tiff(path, bands, shape, convert, # as for `tiles_of_bands`
                dtype, # of what `convert` gives
                side:int=512, **kwargs # of `tifffile.imwrite`
               )->None:
-    "A tiled, compressed TIFF from bands; the file appears when it is whole."
-    half = Path(path).with_name(f'.{Path(path).name}.part')
+    "A tiled, compressed TIFF from bands; the file appears when it is whole. Raises `Unwritten`."
     large = int(np.prod(shape))*np.dtype(dtype).itemsize>2**31
     options = {'shape': tuple(shape), 'dtype': dtype, 'tile': (side,side), 'compression': 'zlib',
                'bigtiff': large, 'photometric': 'minisblack', **kwargs}
-    try:
+    with whole_file(path) as half:
         tifffile.imwrite(half, tiles_of_bands(bands, shape, side, convert), **options)
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
