@@ -1,5 +1,6 @@
 """Small data in the real formats, made anew for every session of tests."""
-import gzip, os, struct, subprocess, sys, warnings
+import gzip, io, os, struct, subprocess, sys, warnings
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
 from types import SimpleNamespace
 os.environ['MPLBACKEND'] = 'Agg' # before matplotlib is imported; new processes inherit it
@@ -48,22 +49,30 @@ def run(tmp_path):
     return lambda *words, folder=tmp_path: start(words, folder)
 
 
+def listener():
+    "A stream of text that keeps what is written, as terminals take it."
+    return io.TextIOWrapper(io.BytesIO(), encoding='utf-8', newline='', write_through=True)
+
+
+def within(words, folder):
+    "As `start`, but the command's function within this process, which has imported everything already."
+    command, = entry_points(group='console_scripts', name=words[0])
+    out, err = listener(), listener()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter('ignore') # the commands set how warnings are shown
+        patched.chdir(folder)
+        patched.setattr(sys, 'argv', [str(w) for w in words])
+        try:
+            status = command.load()()
+        except SystemExit as e:
+            status = e.code
+    return (status or 0, *(s.buffer.getvalue().decode() for s in (out, err)))
+
+
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    "As `run`, but the command's function within this process, which has imported everything already."
-    def calls(*words, folder=tmp_path):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, 'argv', [str(w) for w in words])
-        command, = entry_points(group='console_scripts', name=words[0])
-        capsys.readouterr() # nothing of an earlier call
-        with warnings.catch_warnings(): # the commands set how warnings are shown
-            warnings.simplefilter('ignore')
-            try:
-                status = command.load()()
-            except SystemExit as e:
-                status = e.code
-        return (status or 0, *capsys.readouterr())
-    return calls
+def call(tmp_path):
+    "`within` in an empty folder, or in another one."
+    return lambda *words, folder=tmp_path: within(words, folder)
 
 
 @pytest.fixture(scope='session')

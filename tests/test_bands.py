@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np, pytest, tifffile
 from PIL import Image
 from bcd_fast.data.datasets import load_dataset
-from conftest import SHORT, start
+from conftest import SHORT, within
 
 
 def four_bands(a):
@@ -28,7 +28,7 @@ def scenes(tmp_path_factory):
     commands = dict(check=['bcd_check', 'scenes'],
                     train=['bcd_train', 'data=folder', 'data.path=scenes', 'hydra.run.dir=run', *words],
                     predict=['bcd_predict', 'run/model', 'scenes/objects', '--out', 'out', *write])
-    return SimpleNamespace(top=top, **{name: start(c, top) for name, c in commands.items()})
+    return SimpleNamespace(top=top, **{name: within(c, top) for name, c in commands.items()})
 
 
 def test_check(scenes):
@@ -63,6 +63,6 @@ def test_another_sensor(scenes):
     "Gray pictures are nothing for a model of four bands, and one sentence says so."
     (scenes.top/'gray').mkdir()
     tifffile.imwrite(scenes.top/'gray/a.tif', np.ones((64, 64), np.uint16))
-    status, _, err = start(['bcd_predict', 'run/model', 'gray', '--out', 'none'], scenes.top)
+    status, _, err = within(['bcd_predict', 'run/model', 'gray', '--out', 'none'], scenes.top)
     assert status == 2
     assert 'channels: 1 there, 4 asked for' in err and 'Traceback' not in err

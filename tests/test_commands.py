@@ -1,4 +1,4 @@
-"""The installed commands, as a user types them."""
+"""The installed commands, as a user types them: each once in a process of its own, and then within this one."""
 import json, shutil
 from pathlib import Path
 import numpy as np, pytest
@@ -54,14 +54,14 @@ def test_eval(trained, run):
     assert all(scored[k] == before[k] for k in ('iou', 'ap', 'cluster_nmi', 'settings'))
 
 
-def test_eval_of_pictures(trained, run, tmp_path):
+def test_eval_of_pictures(trained, call, tmp_path):
     "A model on a folder of pictures of other sizes than it was trained on."
     for name in ('objects', 'masks', 'backgrounds'):
         (tmp_path/'data'/f'test_{name}').mkdir(parents=True)
         for i in range(3):
             noise = np.random.default_rng(i).integers(0, 256, (70, 90+i)).astype(np.uint8)
             Image.fromarray(noise//128*255 if name == 'masks' else noise).save(tmp_path/f'data/test_{name}/{i}.png')
-    status, out, err = run('bcd_eval', trained.folder, 'data', '--prefix', 'test_', '--out', 'scored')
+    status, out, err = call('bcd_eval', trained.folder, 'data', '--prefix', 'test_', '--out', 'scored')
     assert status == 0, err
     scored = json.loads((tmp_path/'scored/eval.json').read_text())
     assert (scored['pictures'], scored['backgrounds']) == (3, 3)
@@ -135,12 +135,12 @@ def test_wrong_input_is_one_sentence(train, files, tmp_path, words, said):
     one_sentence(train(*words), *said)
 
 
-def test_one_background_of_your_own(run, tmp_path):
+def test_one_background_of_your_own(call, tmp_path):
     for name, n in (('objects', 12), ('backgrounds', 1)):
         (tmp_path/name).mkdir()
         for i in range(n):
             Image.fromarray(np.full((64, 64), 20*i, np.uint8)).save(tmp_path/name/f'{i}.png')
-    one_sentence(run('bcd_train', 'experiment=folder', f'data.path={tmp_path}'), 'backgrounds give 1 readable')
+    one_sentence(call('bcd_train', 'experiment=folder', f'data.path={tmp_path}'), 'backgrounds give 1 readable')
 
 
 def test_demo_rehearsal(run, tmp_path):
@@ -184,8 +184,8 @@ def test_bench(run, tmp_path):
     assert (tmp_path/'here/clustering.png').is_file()
 
 
-def test_bench_of_something_else(run):
-    one_sentence(run('bcd_bench', 'clusterings'), 'clusterings does not exist', 'Did you mean clustering?')
+def test_bench_of_something_else(call):
+    one_sentence(call('bcd_bench', 'clusterings'), 'clusterings does not exist', 'Did you mean clustering?')
 
 
 def test_supervised_bound(train, tmp_path):
@@ -194,10 +194,10 @@ def test_supervised_bound(train, tmp_path):
     assert json.loads((tmp_path/folder_of(out)/'metrics.json').read_text())['supervised'] is True
 
 
-def test_several_runs(run, tmp_path):
+def test_several_runs(call, tmp_path):
     "One run for each seed, beside each other."
     words = ['data.n_objects=60', 'data.n_backgrounds=60', 'encoder.epochs=1', 'encoder.steps=3', 'cluster.k=2']
-    status, out, err = run('bcd_train', '--multirun', 'seed=0,1', 'stage=1', 'bar=false', *words)
+    status, out, err = call('bcd_train', '--multirun', 'seed=0,1', 'stage=1', 'bar=false', *words)
     assert status == 0, err
     assert sorted(p.parent.name[-1] for p in (tmp_path/'runs/demo').glob('*/metrics.json')) == ['0', '1']
 

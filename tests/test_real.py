@@ -1,6 +1,7 @@
 "Scores on whole real pictures, tried on small made ones: what a training gets, what is written, what is not run again."
-import json, sys
+import json, shutil, sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np, pandas as pd
 import pytest, torch
@@ -81,15 +82,6 @@ def test_peer(job):
     assert row['seconds'] > 0 and row['peak_rss_mb'] > 100
     assert all(row[k] for k in ('version', 'commit', 'torch', 'machine', 'when', 'command'))
     json.dumps(row)
-
-
-def test_pictures_are_drawn_only_where_that_is_asked_for(job, tmp_path):
-    tiny = dict(words=('trainer.epochs=1', 'trainer.steps=4', 'trainer.bs=4', 'trainer.paste=4', 'model.width=4'))
-    real.make(job('package', **tiny))
-    assert not (tmp_path/'real_discs.png').exists()
-    real.make(job('package', **tiny, show=True))
-    with Image.open(tmp_path/'real_discs.png') as drawn:
-        assert drawn.format == 'PNG' and min(drawn.size) > 200
 
 
 def test_not_run_again(data, tmp_path, monkeypatch):
@@ -186,11 +178,39 @@ def test_anomalib_program(data, tmp_path, monkeypatch):
         assert found[picture > 150].mean() > .3 and found[picture < 100].mean() < .1
 
 
-def test_package_and_bound(data, tmp_path):
-    "Both are trained by the command, and scored on the test part; real.csv sets them side by side."
+@pytest.fixture(scope='module')
+def scored(data, tmp_path_factory):
+    "The package and its bound, trained by the command and scored: where, exit status, lines."
     words = [w for w in SHORT if not w.startswith('cluster.')]+['cluster.k=1'] # few pictures are one cluster
-    status, rows = run(data, tmp_path, '--own', 'package', 'supervised', '--peers', '--seeds', 0, '--set', *words)
-    assert (status, [r['method'] for r in rows]) == (0, ['package', 'supervised'])
-    assert all(r['pictures'] == 4 and 0 <= r['iou'] <= 1 and r['peak_rss_mb'] > 100 for r in rows)
-    table = pd.read_csv(tmp_path/'real.csv', index_col=['set', 'method'])
+    out = tmp_path_factory.mktemp('scored')
+    with pytest.MonkeyPatch.context() as patched: # `test_not_run_again` has a process of its own
+        patched.setattr(real, 'in_own_process', real.make)
+        status, rows = run(data, out, '--own', 'package', 'supervised', '--peers', '--seeds', 0, '--show', 'discs',
+                           '--set', *words)
+    return SimpleNamespace(out=out, status=status, rows=rows)
+
+
+def test_package_and_bound(scored):
+    "Both are scored on the test part; real.csv sets them side by side."
+    assert (scored.status, [r['method'] for r in scored.rows]) == (0, ['package', 'supervised'])
+    assert all(r['pictures'] == 4 and 0 <= r['iou'] <= 1 and r['peak_rss_mb'] > 100 for r in scored.rows)
+    table = pd.read_csv(scored.out/'real.csv', index_col=['set', 'method'])
     assert table.loc[('discs', 'supervised'), 'ap_of_bound'] == 1
+
+
+def trained_before(scored):
+    "Instead of a training: its model is there already."
+    def train(job, run, folder):
+        shutil.copytree(scored.out/'runs/discs/package_0/model', run/'model')
+        return dict(peak_rss_mb=200.)
+    return train
+
+
+def test_pictures_are_drawn_only_where_that_is_asked_for(job, scored, tmp_path, monkeypatch):
+    with Image.open(scored.out/'real_discs.png') as drawn:
+        assert drawn.format == 'PNG' and min(drawn.size) > 200
+    monkeypatch.setattr(real, 'train_package', trained_before(scored))
+    real.make(job('package'))
+    assert not list(tmp_path.glob('real_*.png'))
+    real.make(job('package', show=True))
+    assert (tmp_path/'real_discs.png').is_file()

@@ -1,5 +1,5 @@
 "A training that is killed, at any moment, goes on to the same weights."
-import json, os, random, resource, signal, subprocess, sys, time
+import json, os, random, resource, shutil, signal, subprocess, sys, time
 from types import SimpleNamespace
 
 import pytest
@@ -67,26 +67,35 @@ def test_sigkill(whole, tmp_path):
         kill_and_go_on(whole, tmp_path/str(i))
 
 
-def stop_in_stage2(words, folder):
-    "Press Ctrl-C in a training once an epoch is done."
-    p = start(words, folder)
+@pytest.fixture(scope='module')
+def stopped(whole, tmp_path_factory):
+    "A training in which somebody pressed Ctrl-C once an epoch was done: where, exit status, standard error."
+    top = tmp_path_factory.mktemp('stopped')
+    p = start(whole.words, top)
     for line in p.stdout:
         if line.startswith('stage 2'):
             break
-    while not (folder/'run/history.csv').is_file():
+    while not (top/'run/history.csv').is_file():
         time.sleep(.05)
     p.send_signal(signal.SIGINT)
-    return finished(p)
+    status, _, err = finished(p)
+    return SimpleNamespace(top=top, status=status, err=err)
 
 
-def test_ctrl_c(whole, tmp_path, call):
-    status, _, err = stop_in_stage2(whole.words, tmp_path)
-    assert status == 130
-    assert 'stopped by the keyboard. Go on with: bcd_train --resume' in err and 'Traceback' not in err
-    status, out, err = finished(start(['--resume', 'run'], tmp_path))
+@pytest.fixture
+def unfinished(stopped, tmp_path):
+    "An empty folder with that run in it, to go on with."
+    shutil.copytree(stopped.top/'run', tmp_path/'run')
+    return tmp_path
+
+
+def test_ctrl_c(whole, stopped, unfinished, call):
+    assert stopped.status == 130
+    assert 'stopped by the keyboard. Go on with: bcd_train --resume' in stopped.err and 'Traceback' not in stopped.err
+    status, out, err = finished(start(['--resume', 'run'], unfinished))
     assert status == 0, err
     assert 'of them done before' in out
-    assert weights_of(tmp_path/'run') == whole.weights
+    assert weights_of(unfinished/'run') == whole.weights
     status, _, err = call('bcd_train', '--resume', 'run')
     assert status == 2 and 'is finished' in err
 
@@ -109,19 +118,16 @@ def resume_on_full_disk(folder):
     return finished(p)
 
 
-def test_full_disk(whole, tmp_path):
+def test_full_disk(whole, unfinished, call):
     "One sentence, and the last checkpoint is whole."
-    p, checkpoint = start(whole.words, tmp_path), tmp_path/'run/checkpoint.safetensors'
-    while not checkpoint.is_file() and p.poll() is None:
-        time.sleep(.02)
-    kill(p)
+    checkpoint = unfinished/'run/checkpoint.safetensors'
     before = checkpoint.read_bytes()
-    status, _, err = resume_on_full_disk(tmp_path)
+    status, _, err = resume_on_full_disk(unfinished)
     assert status == 2, err
     for part in ('cannot be written', 'bcd_train --resume run'):
         assert part in err
     assert err.startswith('error: ') and err.count('\n') == 1, err # nothing before the sentence
     assert checkpoint.read_bytes() == before
-    status, _, err = finished(start(['--resume', 'run'], tmp_path))
+    status, _, err = call('bcd_train', '--resume', 'run')
     assert status == 0, err
-    assert weights_of(tmp_path/'run') == whole.weights
+    assert weights_of(unfinished/'run') == whole.weights

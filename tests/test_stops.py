@@ -150,7 +150,7 @@ def test_training(tmp_path):
     assert ended(p)[0] == 143
 
 
-def test_prediction(tmp_path):
+def test_prediction(tmp_path, call):
     "What is finished is kept."
     masker = make_masker('small', 4, 1)
     model = save_model(tmp_path/'model', masker, 64, dict(k=2, assign='robust', backgrounds=[3, 4]))
@@ -165,6 +165,5 @@ def test_prediction(tmp_path):
     lines = (tmp_path/'masks/manifest.jsonl').read_text().split('\n')[1:]
     done = [json.loads(line)['file'] for line in lines if line]
     assert 0 < len(done) < 12
-    p = begin(COMMAND.format(name='bcd_predict'), *words)
-    wait_for(p, f'{len(done)} files were finished before')
-    assert ended(p) == (0, '')
+    status, out, err = call('bcd_predict', *words)
+    assert status == 0 and f'{len(done)} files were finished before' in out, err

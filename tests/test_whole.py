@@ -120,10 +120,10 @@ def test_folders_are_whole_pictures_by_default(tmp_path, run):
     assert status==0 and out.startswith('16 pictures with the object') and 'the masker sees' in out, err
     assert json.loads((tmp_path/'whole/model/model.json').read_text())['masker']['name']=='even'
 
-def test_a_setting_of_squares_brings_them_back(tmp_path, run):
+def test_a_setting_of_squares_brings_them_back(tmp_path, call):
     write_set(tmp_path/'data')
     command = ['bcd_train','data=folder','data.path=data','cluster.k=1',*TINY]
-    status, out, err = run(*command, 'encoder.epochs=1', 'encoder.steps=4', 'hydra.run.dir=fast')
+    status, out, err = call(*command, 'encoder.epochs=1', 'encoder.steps=4', 'hydra.run.dir=fast')
     assert status==0 and out.startswith('recipe=fast, pictures become squares of one size: cluster.k, encoder'), err
     assert json.loads((tmp_path/'fast/model/model.json').read_text())['masker']['name']=='fast'
 
