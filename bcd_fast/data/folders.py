@@ -9,7 +9,7 @@ __all__ = ['BESIDE', 'LEFT_OUT', 'LABELS', 'TABLES', 'COLUMNS', 'SEPARATORS', 'M
            'walk_files', 'decoded', 'lines_of', 'cells_of', 'check_columns', 'read_rows', 'located', 'masks_of_rows',
            'read_table', 'pile_folder', 'name_below', 'find_masks', 'find_files', 'check_room', 'Reading', 'read_files',
            'same_channels', 'Read', 'codes_of', 'is_gray', 'neighbours', 'are_labels', 'suffix_of', 'opaque_only',
-           'bright_pixels', 'check_mask', 'read_mask', 'object_pixels', 'fitting', 'Tally', 'taken_as',
+           'bright_pixels', 'check_clear', 'read_mask', 'object_pixels', 'fitting', 'Tally', 'taken_as',
            'is_black_on_white', 'as_stored', 'mask_file', 'mask_pages', 'masks_of', 'Windows', 'square', 'resized',
            'target_size', 'grid_starts', 'grid_windows', 'filled', 'normalised', 'cut_windows', 'stacked_valid',
            'stack_windows', 'check_kinds', 'check_few', 'check_types', 'about_pictures', 'one_scale', 'window_bytes',
@@ -395,7 +395,7 @@ def bright_pixels(mask:Picture): # -> (h,w) bool, or None where much lies betwee
         return None
     return v>127
 
-def check_mask(mask:Picture, code, labels:bool): # (h,w) numbers; do equal ones lie together?
+def check_clear(mask:Picture, code, labels:bool): # (h,w) numbers; do equal ones lie together?
     "Raise `InputError` for numbers that do not say what is object."
     gray, n = is_gray(mask.values), len(np.unique(code))
     low, high = code.min(), code.max()
@@ -424,7 +424,7 @@ def read_mask(mask:Picture)->Read: # all its channels
     if bright is not None:
         return Read(bright&seen, 'bright', 255., 255.)
     if not single:
-        check_mask(mask, code, labels)
+        check_clear(mask, code, labels)
     return Read(code!=0, how, low, high)
 
 def object_pixels(mask:Picture, # of an image, with all its channels

@@ -6,7 +6,7 @@
 __all__ = ['FAMILIES', 'STEPS', 'MANY', 'NORMALISATIONS', 'REACH', 'EACH', 'MOST', 'HEAVY', 'ENDS', 'TOP', 'BITS', 'IN_WORDS',
            'LINE', 'FAR', 'FAINT', 'ANY_GAIN', 'OTHER', 'Numbers', 'on_grid', 'brightness', 'numbers_of', 'merged',
            'local_mean', 'column', 'logarithms', 'Normalisation', 'per_band', 'is_number', 'are_numbers',
-           'is_normalisation', 'read_normalisation', 'is_numbers', 'read_numbers', 'some_pixels', 'half_of',
+           'is_normalisation', 'read_normalisation', 'is_numbers', 'read_numbers', 'some_pixels', 'random_half',
            'check_bands', 'sample_pixels', 'tail', 'knee_of', 'band_ends', 'stretched', 'unit_range',
            'fit_normalisation', 'learned', 'as_read', 'ranges_of', 'in_words', 'pictures_line', 'stored', 'byte_step',
            'alike', 'in_reach', 'factor_to', 'needs_look', 'factor_for', 'times', 'as_trained']
@@ -197,7 +197,7 @@ def some_pixels(p:Picture, share:float, # of its pixels; at most `EACH` of them 
     at = np.arange(n) if wanted==n else rng.integers(n, size=wanted) if n else np.arange(0)
     return v[:, at if there is None else there[at]].T.astype(np.float32)
 
-def half_of(v, rng)->np.ndarray: # (S,C) -> (S/2,C), about
+def random_half(v, rng)->np.ndarray: # (S,C) -> (S/2,C), about
     "Every second pixel, at random."
     return v[rng.random(len(v))<.5]
 
@@ -222,7 +222,7 @@ def sample_pixels(pictures, # any iterable of `Picture`
             files = merged(files, numbers_of(parts[-1].ravel(), p.kind or p.values.dtype.name))
         held += parts[-1].size
         if held>most:
-            share, parts = share/2, [half_of(np.concatenate(parts), rng)]
+            share, parts = share/2, [random_half(np.concatenate(parts), rng)]
             held = parts[0].size
     if not held:
         raise InputError('no pixel of any image has data: there is nothing to learn from.')

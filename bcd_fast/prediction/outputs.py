@@ -6,7 +6,7 @@
 __all__ = ['OUTPUTS', 'DAMAGED', 'CORNERS', 'GEO_TAGS', 'TIFF_HEADS', 'JPEG_2000', 'GEO_SAYS', 'RPC', 'WORLDS', 'PIXELS',
            'ON_EARTH', 'runs_of', 'run_lengths', 'from_run_lengths', 'compressed', 'expanded', 'regions',
            'bounding_box', 'mean_score', 'coco_annotations', 'coco_file', 'outline', 'polygons', 'signed_area',
-           'polygon_area', 'turned', 'head_of', 'tag_value', 'tags_of', 'geo_tags', 'pixel_with', 'place_of',
+           'polygon_area', 'turned', 'head_of', 'tag_value', 'tags_of', 'geo_tags', 'pixel_with', 'rasterio_place',
            'tags_by_rasterio', 'places_in', 'told_elsewhere', 'on_earth', 'check_somewhere', 'map_coordinates',
            'Georeference', 'used', 'georeference', 'geojson_feature', 'unwound', 'one_turn', 'geojson', 'overlay']
 
@@ -199,7 +199,7 @@ GEO_SAYS = {
     'pixels': '{name}: its outlines are in pixels, not in longitude and latitude ({why}).',
     'beside': '{name}: what {told} says of its place is not used, nor copied to the masks: write it into a GeoTIFF.'}
 
-def place_of(path)->tuple: # path, or file in memory -> coordinate system of rasterio, affine map, (width, height)
+def rasterio_place(path)->tuple: # path, or file in memory -> coordinate system, affine map, (width, height)
     "Where rasterio says that an image lies. Raises `ValueError` where it does not."
     try:
         import rasterio
@@ -217,7 +217,7 @@ def place_of(path)->tuple: # path, or file in memory -> coordinate system of ras
 def tags_by_rasterio(path)->list: # of `geo_tags`
     "The tags that GDAL would write; nothing without rasterio, or without a georeference."
     try:
-        crs, affine, _ = place_of(path)
+        crs, affine, _ = rasterio_place(path)
     except ValueError:
         return []
     import rasterio
@@ -279,7 +279,7 @@ def map_coordinates(path, # of an image, or file in memory
                     size=None # (width, height), of the image by default
                    ): # -> function of a list of [x,y] to longitude and latitude; it raises `ValueError`
     "How pixels of a georeferenced image lie on the earth. Raises `ValueError` where that is not known."
-    crs, m, its_size = place_of(path)
+    crs, m, its_size = rasterio_place(path)
     from rasterio.warp import transform
     def to_map(ring):
         x, y = np.array(ring).T

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RECORD', 'ANNOTATIONS', 'ENDINGS', 'LONGEST', 'ENLARGED', 'WORK', 'MOST_WORK', 'SIZES', 'LARGEST_SCALE', 'SAY',
            'VERSION', 'KINDS', 'MARK', 'MADE', 'OUTLINES', 'FULL', 'CLOSED', 'ALIKE', 'folded', 'short', 'output_stems',
-           'page_stem', 'page_stems', 'Names', 'scale_of', 'seen_sides', 'work_of', 'in_bands', 'batches_of',
+           'page_stem', 'page_stems', 'TakenNames', 'scale_of', 'seen_sides', 'work_of', 'in_bands', 'batches_of',
            'of_picture', 'predict_pictures', 'check_size', 'check_work', 'OtherNumbers', 'numbers_of_rows', 'fitted',
            'for_model', 'parsed', 'whole_lines', 'is_line', 'same', 'software_of', 'is_ours', 'is_changed', 'Manifest',
-           'place_of', 'Writing', 'save_array', 'save_bands', 'save_outlines', 'save_picture', 'probability_bands',
+           'real_path', 'Writing', 'save_array', 'save_bands', 'save_outlines', 'save_picture', 'probability_bands',
            'save_large', 'Job', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on', 'job_of', 'predict_file',
            'check_outputs', 'check_paths', 'predict_files', 'left_out', 'taken_names', 'predict_into', 'predict_folder']
 
@@ -51,7 +51,7 @@ def short(stem:str)->str: # of an image's name
     return shown(stem).encode()[:LONGEST].decode(errors='ignore')
 
 def output_stems(paths)->list: # one an image
-    "Names for what is made of `paths`, distinct but for those that `Names` sees."
+    "Names for what is made of `paths`, distinct but for those that `TakenNames` sees."
     stems = Counter(folded(p.stem) for p in paths)
     return [short(p.stem if stems[folded(p.stem)]==1 else p.name) for p in paths]
 
@@ -65,7 +65,7 @@ def page_stems(stem:str, pages:int)->list: # one a picture
 
 # %% ../../nbs/prediction/03_predict.ipynb #d6dfc61b
 @dataclass
-class Names:
+class TakenNames:
     "Which names of outputs are taken, and by which image."
     taken: dict = field(default_factory=dict) # folded name -> path of an image
     def __post_init__(self):
@@ -333,7 +333,7 @@ class Manifest:
         return sorted(shown(p.name) for p in alike if other(p))
 
 # %% ../../nbs/prediction/03_predict.ipynb #1ac6128a
-def place_of(p)->str: # of an image
+def real_path(p)->str: # of an image
     "Its path from the root, without links but its own, as text."
     return shown(Path(os.path.realpath(Path(p).parent))/Path(p).name)
 
@@ -342,7 +342,7 @@ def place_of(p)->str: # of an image
 @patch
 def line_of(self:Manifest, p:Path, sha256:str)->dict: # of its content -> a line, or None
     "What was made of a file, or of the same one that lay elsewhere."
-    return self.lines.get(place_of(p)) or self.moved.get((shown(p.name), sha256))
+    return self.lines.get(real_path(p)) or self.moved.get((shown(p.name), sha256))
 
 @patch
 def done(self:Manifest, p:Path, sha256:str)->bool: # of its content
@@ -357,7 +357,7 @@ def done(self:Manifest, p:Path, sha256:str)->bool: # of its content
 def add(self:Manifest, p:Path, sha256:str, stem:str, pages:int, outputs)->None: # content before it was read; names
     "Note what was made of a file. Raises `InputError` when the record cannot be written."
     sizes = {o: (self.path.parent/o).stat().st_size for o in outputs}
-    place = place_of(p)
+    place = real_path(p)
     self.lines[place] = dict(path=place, file=shown(p.name), sha256=sha256, stem=stem, pages=pages, outputs=sizes)
     try:
         with open(self.path, 'a') as f:
@@ -473,7 +473,7 @@ class Run:
     to: Writing
     reading: dict # nodata, key
     manifest: Manifest
-    names: Names
+    names: TakenNames
     images: list = field(default_factory=list) # of COCO
     annotations: list = field(default_factory=list) # of COCO
     waiting: list = field(default_factory=list) # of `Job`, small pictures
@@ -585,7 +585,7 @@ def write_large(self:Run, job:Job)->None:
 def job_of(run:Run, path:Path, stem:str, sha256:str, sources)->Job: # wanted stem; of `open_images`
     "What is to be made of a file, under a name that nobody else has."
     line = run.manifest.line_of(path, sha256)
-    owner = line['path'] if line else place_of(path)
+    owner = line['path'] if line else real_path(path)
     if line and line['pages']==len(sources):
         stem = line['stem']
     stem = run.names.choose(stem, path.name, len(sources), owner)
@@ -663,9 +663,9 @@ def left_out(images, out)->list: # folder of images, or one image; of the result
     return [t.format(folder=folder, names=and_more(found[k])) for k, t in says.items() if k in found]
 
 # %% ../../nbs/prediction/03_predict.ipynb #2b8e9138
-def taken_names(manifest:Manifest)->Names:
+def taken_names(manifest:Manifest)->TakenNames:
     "The names of what was written before, and of what was there before."
-    names = Names()
+    names = TakenNames()
     names.take(manifest.before, '')
     for l in manifest.lines.values():
         names.take(names.files(l['stem'], l['pages']), l['path'])
