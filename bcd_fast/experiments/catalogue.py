@@ -263,10 +263,14 @@ def read_word(word:str): # of the command line -> Hydra's `Override`
 
 def check_value(key:str, o): # a setting that is no group, Hydra's `Override`
     "Raise `InputError` for a value of another type, or one that refers to nothing."
-    field, cfg = next(f for k, f, _ in walk(Config) if k==key), OmegaConf.structured(Config)
+    field, kind = next((f, kind) for k, f, kind in walk(Config) if k==key)
+    if '${' in o.input_line:
+        cfg, name = OmegaConf.structured(Config), key
+    else: # the group alone: all settings take ten times as long
+        cfg, name = OmegaConf.structured(kind), field.name
     try:
-        OmegaConf.update(cfg, key, o.value())
-        value = OmegaConf.select(cfg, key)
+        OmegaConf.update(cfg, name, o.value())
+        value = OmegaConf.select(cfg, name)
     except OmegaConfBaseException as e:
         raise InputError(WORD_SAYS['type'].format(word=o.input_line, possible=possible_text(field))) from e
     if '${' not in o.input_line: # else it is known when all are
