@@ -1,6 +1,6 @@
 """Small data in the real formats, made anew for every session of tests."""
 import gzip, io, os, struct, subprocess, sys, warnings
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
 from types import SimpleNamespace
 os.environ['MPLBACKEND'] = 'Agg' # before matplotlib is imported; new processes inherit it
@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from bcd_fast.data.textures import embedded_textures
 from bcd_fast.data.objects import embedded_digits, enlarge
+from bcd_fast.drawing import figures
 
 SHORT = ['encoder.epochs=1', 'encoder.steps=10', 'trainer.epochs=1', 'trainer.steps=10', 'trainer.bs=8',
          'model.width=4', 'cluster.k=3', 'bar=false']
@@ -49,6 +50,16 @@ def run(tmp_path):
     return lambda *words, folder=tmp_path: start(words, folder)
 
 
+LONGEST = ('test_commands', 'test_grounds', 'test_resume', 'test_whole', 'test_your_images', 'test_stops', 'test_runs',
+           'test_processes', 'test_real', 'test_bands', 'test_numbers', 'test_malformed')
+
+
+def pytest_collection_modifyitems(items):
+    "Files that take long come first, so that two workers end together: see --no-loadscope-reorder in pytest.ini."
+    places = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 def listener():
     "A stream of text that keeps what is written, as terminals take it."
     return io.TextIOWrapper(io.BytesIO(), encoding='utf-8', newline='', write_through=True)
@@ -73,6 +84,23 @@ def within(words, folder):
 def call(tmp_path):
     "`within` in an empty folder, or in another one."
     return lambda *words, folder=tmp_path: within(words, folder)
+
+
+@contextmanager
+def dots():
+    "Figures become dots: for tests that are not about them."
+    dot = io.BytesIO()
+    Image.new('L', (1, 1)).save(dot, 'PNG')
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(figures, 'figure_bytes', lambda *args, **kwargs: dot.getvalue())
+        yield
+
+
+@pytest.fixture(scope='module')
+def drawn_quickly():
+    "`dots` in all tests of a file."
+    with dots():
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -92,7 +92,7 @@ def unfinished(stopped, tmp_path):
 def test_ctrl_c(whole, stopped, unfinished, call):
     assert stopped.status == 130
     assert 'stopped by the keyboard. Go on with: bcd_train --resume' in stopped.err and 'Traceback' not in stopped.err
-    status, out, err = finished(start(['--resume', 'run'], unfinished))
+    status, out, err = call('bcd_train', '--resume', 'run')
     assert status == 0, err
     assert 'of them done before' in out
     assert weights_of(unfinished/'run') == whole.weights

@@ -1,5 +1,5 @@
 "A folder holds one run: used twice, by two processes, with other settings or data, damaged, or with other threads."
-import io, random, shlex, shutil
+import random, shlex, shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from bcd_fast.core import Damaged, InputError, read_sealed_json
 from bcd_fast.backgrounds.stage1 import load_stage1
-from bcd_fast.drawing import figures
 from bcd_fast.experiments import runs
 from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments.runs import FILES, FOLDERS, evaluate_run, held, resume_run, run_demo, run_experiment
@@ -54,14 +53,7 @@ def write_set(data, n=30):
     return masks
 
 
-@pytest.fixture(autouse=True, scope='module')
-def drawn_quickly():
-    "Figures are not what is tested here."
-    dot = io.BytesIO()
-    Image.new('L', (1, 1)).save(dot, 'PNG')
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(figures, 'figure_bytes', lambda *args, **kwargs: dot.getvalue())
-        yield
+pytestmark = pytest.mark.usefixtures('drawn_quickly')
 
 
 def settings(data, recipe, *words):

@@ -16,6 +16,8 @@ from PIL import Image
 
 TINY = ['trainer.epochs=2','trainer.steps=4','trainer.bs=4','trainer.paste=4','model.width=4','bar=false']
 
+pytestmark = pytest.mark.usefixtures('drawn_quickly') # but in processes of their own
+
 def disc_picture(rng, with_disc, size): # -> (h,w) uint8, (h,w) bool
     rows, columns = np.mgrid[:size[0], :size[1]]
     disc = (rows-rng.integers(10, size[0]-10))**2+(columns-rng.integers(10, size[1]-10))**2<36
