@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAITS', 'ABOUT_MARGINS', 'ABOUT_PLACES',
            'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'HELP', 'NOT_THERE', 'PAGE_SAYS', 'told',
-           'equal_pictures', 'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes',
-           'kind_in_words', 'counted', 'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors',
-           'margins', 'blockiness', 'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place',
-           'check_places', 'quick_stage1', 'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners',
-           'check_match', 'margin_figure', 'check_stage1', 'read_sets', 'check_masks', 'check_files', 'check_colours',
-           'check_windows', 'check_images', 'check_path', 'check_parser', 'check_page_target', 'bcd_check']
+           'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes', 'kind_in_words', 'counted',
+           'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors', 'margins', 'blockiness',
+           'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place', 'check_places',
+           'quick_stage1', 'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners', 'check_match',
+           'margin_figure', 'check_stage1', 'read_sets', 'check_masks', 'check_files', 'check_colours', 'check_windows',
+           'check_images', 'check_path', 'check_parser', 'check_page_target', 'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
 # first, since torch reads it when it is loaded
@@ -25,11 +25,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from ..core import InputError, attempt, check_apart, check_place, shown, write_whole
 from ..settings import Words, number
-from ..data.images import hashed, to_unit
+from ..data.images import to_unit
 from ..data.formats import MOST_BANDS, SUFFIXES, all_gray
 from ..data.normalisation import BITS, NORMALISATIONS, as_read, some_pixels
-from ..data.folders import (
-    FITS, Reading, Windows, find_files, masks_of, pictures_dataset, read_files, read_masks, same_channels)
+from bcd_fast.data.folders import (
+    FITS, Reading, Windows, equal_pictures, find_files, masks_of, pictures_dataset, read_files, read_masks,
+    same_channels)
 from ..data.datasets import DataConfig
 from ..backgrounds.encoders import Autoencoder, describe, train_encoder
 from ..backgrounds.clusters import make_clusters
@@ -69,18 +70,10 @@ def told(about:Finding, **values)->Finding: # a sentence with gaps, what goes th
     return replace(about, text=about.text.format(**values))
 
 # %% ../../nbs/commands/00_check.ipynb #9ef29a2e
-def equal_pictures(found)->list: # what -> list of (number, Picture); -> lists of (what, name)
-    "Groups of pictures that are the same."
-    where = defaultdict(list)
-    for what, pictures in found.items():
-        for _, p in pictures:
-            where[hashed(p.values)].append((what, p.name))
-    return [group for group in where.values() if len(group)>1]
-
 def check_equal(found)->list: # what -> list of (number, Picture); -> of Finding
     "Equal pictures in one set and in both."
     out, both, twice = [], [], []
-    for group in equal_pictures(found):
+    for group in equal_pictures({what: [(p.name, p.values) for _, p in pictures] for what, pictures in found.items()}):
         names = [name for _, name in group]
         in_both = len({what for what, _ in group})>1
         both += [' = '.join(names)] if in_both else []

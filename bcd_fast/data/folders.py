@@ -13,7 +13,7 @@ __all__ = ['BESIDE', 'LEFT_OUT', 'LABELS', 'TABLES', 'COLUMNS', 'SEPARATORS', 'M
            'is_black_on_white', 'as_stored', 'mask_file', 'mask_pages', 'masks_of', 'Windows', 'square', 'resized',
            'target_size', 'grid_starts', 'grid_windows', 'filled', 'normalised', 'cut_windows', 'stacked_valid',
            'stack_windows', 'check_kinds', 'check_few', 'check_types', 'about_pictures', 'one_scale', 'window_bytes',
-           'too_long', 'not_too_long', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
+           'too_long', 'not_too_long', 'equal_pictures', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
 import csv, io, numpy as np, os, re, tifffile, torch, torch.nn.functional as F, unicodedata
@@ -724,10 +724,19 @@ def not_too_long(found:dict, windows:Windows, scale)->tuple: # of `pictures_data
 
 
 # %% ../../nbs/data/03_folders.ipynb #420fb4a2
+def equal_pictures(piles)->list: # what -> of (name, array); -> lists of (what, name), in the order of the piles
+    "Groups of pictures that are the same."
+    where = defaultdict(list)
+    for what, pictures in piles.items():
+        for name, a in pictures:
+            where[hashed(a)].append((what, name))
+    return [group for group in where.values() if len(group)>1]
+
 def in_both(objects, backgrounds)->str: # of (name, array) -> a line, or nothing
     "What is said where a picture is in both piles."
-    known = {hashed(a): name for name, a in objects}
-    found = [f'objects/{known[key]} = backgrounds/{name}' for name, a in backgrounds if (key := hashed(a)) in known]
+    groups = [[*map('/'.join, g)] for g in equal_pictures(dict(objects=objects, backgrounds=backgrounds))]
+    first = [next((n for n in reversed(g) if n.startswith('objects/')), None) for g in groups]
+    found = [f'{o} = {n}' for o, g in zip(first, groups) if o for n in g if n.startswith('backgrounds/')]
     return DATASET_SAYS['both'].format(n=len(found), names=and_more(found)) if found else ''
 
 
