@@ -279,6 +279,7 @@ def chosen_of(looks, new, n:int, seed:int)->list: # of `Look`; numbers of those 
     rare = are_rare(gain[new], x[new], chosen)
     return [Suggestion(shown(looks[i].name), reason(looks[i], r), float(gain[i])) for i, r in zip(new[chosen], rare)]
 
+# %% ../../nbs/prediction/06_suggestions.ipynb #36cff3fe
 def looks_of(model, about:dict, paths:dict, say)->Looks: # as `load_model` gives them; name -> path
     "Look at pictures. Raises `InputError` for a model that is none of ours."
     if not hasattr(model, 'down'):
