@@ -108,6 +108,13 @@ def test_corrected_pictures_are_left_out(model, data):
     assert 'backgrounds/alarm.png' not in names(suggest(model, data, 6))
 
 
+def test_what_looks_like_corrected_ones_waits(model, data):
+    write(data, {f'objects/again{i:02}.png': picture('missing', i+1) for i in range(5)})
+    assert names(suggest(model, data, 1))[0] in {'objects/missing.png', *(f'objects/again{i:02}.png' for i in range(5))}
+    write_corrected(data, 'objects/missing.png', np.zeros((SIDE, SIDE), np.uint8))
+    assert {*names(suggest(model, data, 3))} == {'objects/checked.png', 'objects/thin.png', 'backgrounds/alarm.png'}
+
+
 def test_same_seed_same_list(model, data):
     assert suggest(model, data, 8, seed=3) == suggest(model, data, 8, seed=3)
 

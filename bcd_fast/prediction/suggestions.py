@@ -148,11 +148,10 @@ def candidates(gain, n:int)->np.ndarray: # (N,), how many are to be chosen -> nu
     return order[gain[order]>=least][:POOL]
 
 def cover(gain, s, n:int, # (M,), (M,M) likenesses, how many
-          known, # (M,) likeness to what is corrected already
           seed:int=0 # which of equals is taken
          )->list: # numbers, those that cover most first
     "Facility location, greedily."
-    weight, best, chosen = gain/s.sum(1), np.array(known), []
+    weight, best, chosen = gain/s.sum(1), np.zeros(len(gain)), []
     order = np.random.default_rng(seed).permutation(len(gain))
     for _ in range(min(n, len(gain))):
         more = weight@np.maximum(s-best[:,None], 0)+1e-6*gain
@@ -166,11 +165,11 @@ def choose(gain, x, n:int, # (N,), (N,D) descriptors, how many
            corrected=None, # (M,D) descriptors of pictures with a corrected mask
            seed:int=0)->list: # numbers, at most n
     "Pictures of large gain that are unlike one another, and unlike what is corrected."
-    some, every = candidates(gain, n), x if corrected is None else np.concatenate([x, corrected])
-    points, width = x[some], width_of(every)
-    none = corrected is None or not len(corrected)
-    known = np.zeros(len(some)) if none else likeness(points, corrected, width).max(1, initial=0)
-    return [int(some[i]) for i in cover(gain[some], likeness(points, points, width), n, known, seed)]
+    corrected = x[:0] if corrected is None else corrected
+    width = width_of(np.concatenate([x, corrected]))
+    left = gain*np.maximum(1e-6, 1-likeness(x, corrected, width).max(1, initial=0))
+    some = candidates(left, n)
+    return [int(some[i]) for i in cover(left[some], likeness(x[some], x[some], width), n, seed)]
 
 # %% ../../nbs/prediction/06_suggestions.ipynb #0e7e5877
 HELD = 2**20 # numbers of pictures that are worked on at a time, about
