@@ -401,8 +401,18 @@ class Ranks:
         with answered(place, timeout):
             store, *_ = next(dist.rendezvous('env://', timeout=timedelta(seconds=timeout)))
         self.store = dist.PrefixStore('bcd_fast', store)
+        self.environment = {k: os.environ.pop(k) for k in NEEDED}
         if place.rank==0:
             threading.Thread(target=beat, args=(self.store.clone(),), daemon=True).start()
+    @contextmanager
+    def named(self):
+        "Where a training is shared, the environment says so; elsewhere fastai would wait for the others."
+        os.environ.update(self.environment)
+        try:
+            yield
+        finally:
+            for k in self.environment:
+                del os.environ[k]
     def waits(self)->bool: # False: the first process has ended
         "Wait until the first process trains. Raises `Lost`."
         heard, beats = time.monotonic(), None
@@ -429,7 +439,8 @@ def share(self:Ranks, work:tuple=None)->tuple: # of `fit_share`, in the first pr
     key = f'fit/{self.fits}'
     if work:
         self.store.set(key, json.dumps(dict(cpu=work[-1].cpu, seconds=work[-1].timeout)))
-    with group(self.place, dist.PrefixStore(key, self.store), **json.loads(self.store.get(key))):
+    about = json.loads(self.store.get(key))
+    with self.named(), group(self.place, dist.PrefixStore(key, self.store), **about):
         return fit_share(self.place, shared(work))
 
 @patch
@@ -480,7 +491,7 @@ TOGETHER = [] # `Ranks` of this process, where torchrun has started it
 
 def check_number(n:int): # `trainer.processes`
     "Raise `InputError` where torchrun has started another number of processes."
-    place = place_of()
+    place = TOGETHER[-1].place if TOGETHER else place_of()
     if place and place.n!=n:
         raise InputError(PLACE_SAYS['other'].format(asked=n, n=place.n))
 
