@@ -27,6 +27,7 @@ from . import __version__
 from .core import Damaged, InputError, attempt, check_choice, say_line, typed
 from .settings import Words, help_lines, number
 from .training.checkpoints import CannotGoOn
+from .training.optimizers import make_opt_func
 from .training.processes import check_number, leave, place_of, run_together
 from .training.stage2 import TrainerConfig
 from .experiments.configs import Config, check_config, colour_note
@@ -80,6 +81,8 @@ def task(cfg):
             return search_settings(cfg, folder)
         check_number(cfg.trainer.processes)
         checked = check_meaning(check_config(cfg), here.overrides.task)
+        if cfg.stage==2:
+            make_opt_func(cfg.trainer.optimizer) # its package is there, before anything is computed
         if cfg.data.name=='folder' and cfg.data.path and colour_note(cfg.data):
             say_line(colour_note(cfg.data))
         return report(*run_experiment(checked, name, folder, say_line), folder)

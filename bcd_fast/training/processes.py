@@ -323,8 +323,8 @@ def launch(n:int, folder, asked, work:tuple): # as for `train_rank`
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(QUIET):
             logging.getLogger(name).setLevel(logging.CRITICAL+1)
-    config = LaunchConfig(1, 1, n, logs_specs=DefaultLogsSpecs(log_dir=str(folder)), run_id=uuid.uuid4().hex,
-                          rdzv_backend='c10d', rdzv_endpoint='localhost:0', local_addr='localhost', max_restarts=0)
+    meet = dict(rdzv_backend='c10d', rdzv_endpoint='localhost:0', local_addr='localhost', run_id=uuid.uuid4().hex)
+    config = LaunchConfig(1, 1, n, DefaultLogsSpecs(log_dir=str(folder)), max_restarts=0, **meet)
     launch_agent(config, train_rank, [str(folder), asked, work])
 
 class Launched(threading.Thread):

@@ -235,8 +235,8 @@ def schedule_of(cfg, lr:float, folder=None, about:dict=None, # settings, of the 
     "How several processes are to fit: each with its share of the threads, or with those that torchrun gives it."
     t = cfg.trainer
     keeps = dict(folder=str(folder), about=about, resume=resume) if folder and cfg.debug.name=='none' else {}
-    return Schedule(t.epochs, lr, one_cycle(t), cfg.seed, cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar,
-                    timeout=t.timeout, threads=share_of_threads(t.processes), **keeps)
+    keeps |= dict(threads=share_of_threads(t.processes), timeout=t.timeout)
+    return Schedule(t.epochs, lr, one_cycle(t), cfg.seed, cpu=find_device(t.accelerator)=='cpu', lines=cfg.bar, **keeps)
 
 def plain_settings(cfg)->dict: # settings, composed or not
     "The settings as plain values."
