@@ -16,6 +16,7 @@ if 'GOMP_SPINCOUNT' not in os.environ:
 
 # %% ../nbs/environment.ipynb #9d26354a
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
+os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
 
 # %% ../nbs/environment.ipynb #b752b406
 COMMANDS = {

@@ -216,5 +216,5 @@ def test_a_signal_to_one_process_of_torchrun_stops_all(tmp_path):
     both[0].terminate()
     status, said = ended(both, 60)
     assert status == [143, 143]
-    assert said[0] == 'stopped by SIGTERM. Go on with: bcd_train --resume run\n' and said[1] == ''
+    assert said[0] == f'stopped by SIGTERM. Go on with: bcd_train --resume {tmp_path}/run\n' and said[1] == ''
     assert halves(tmp_path/'run') == []
