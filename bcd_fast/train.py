@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['USAGE', 'ONE_FOLDER', 'HYDRA', 'FLAGS', 'WITH_VALUE', 'SHOWN', 'FLAG_SAYS', 'IN_OUT', 'QUICK', 'DEMO', 'help_text',
            'go_on', 'reported', 'resume', 'task', 'flag_parser', 'read_flags', 'for_hydra', 'sweep_folder',
-           'start_hydra', 'check_words', 'run_words', 'main', 'bcd_train', 'bcd_demo']
+           'start_hydra', 'check_words', 'run_words', 'for_all', 'patience', 'run_all', 'main', 'bcd_train', 'bcd_demo']
 
 # %% ../nbs/train.ipynb #c62011cb
 # first, since torch reads what it sets when it is loaded
@@ -17,7 +17,7 @@ if __name__=='__main__' and '__file__' in globals():
     sys.exit(environment.command('bcd_train')) # python -m bcd_fast.train, not in a notebook
 
 # %% ../nbs/train.ipynb #47e2c04f
-import hydra, os
+import hydra, os, re
 from argparse import Namespace
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +27,9 @@ from . import __version__
 from .core import Damaged, InputError, attempt, check_choice, say_line, typed
 from .settings import Words, help_lines, number
 from .training.checkpoints import CannotGoOn
+from .training.optimizers import make_opt_func
+from .training.processes import check_number, leave, place_of, run_together
+from .training.stage2 import TrainerConfig
 from .experiments.configs import Config, check_config, colour_note
 from .experiments.catalogue import (
     GROUPS, WHOLE, check_meaning, check_overrides, compose_config, composed, first_line, in_quotes, read_word,
@@ -76,7 +79,10 @@ def task(cfg):
     def run():
         if cfg.hparams_search.name!='none':
             return search_settings(cfg, folder)
+        check_number(cfg.trainer.processes)
         checked = check_meaning(check_config(cfg), here.overrides.task)
+        if cfg.stage==2:
+            make_opt_func(cfg.trainer.optimizer) # its package is there, before anything is computed
         if cfg.data.name=='folder' and cfg.data.path and colour_note(cfg.data):
             say_line(colour_note(cfg.data))
         return report(*run_experiment(checked, name, folder, say_line), folder)
@@ -178,10 +184,31 @@ def run_words(given)->int: # words of the command line -> exit status
         print(recipe_line(a.settings))
     return start_hydra([word_in_quotes(w, a.multirun) for w in words], for_hydra(a))
 
+def for_all(given, n:int)->list: # words of the command line, processes -> words
+    "The words with `trainer.processes`, where they do not give it."
+    names = {w.lstrip('+~').split('=')[0] for w in given}
+    return list(given) if {'trainer','trainer.processes','--resume'} & names else [*given, f'trainer.processes={n}']
+
+def patience(given)->float: # words of the command line; seconds
+    "`trainer.timeout` of the words: processes meet before there are settings."
+    said = [w.split('=', 1)[1] for w in given if w.startswith('trainer.timeout=')]
+    return max(1., float(said[-1])) if said and re.fullmatch(r'[0-9.]*[0-9]', said[-1]) else TrainerConfig().timeout
+
+def run_all(given)->int: # words of the command line -> exit status
+    "Run alone, or as one of the processes that torchrun has started. Raises `InputError`."
+    place = place_of()
+    if place is None:
+        return run_words(given)
+    words = for_all(given, place.n)
+    if place.n==1:
+        return run_words(words)
+    leave(run_together(place, lambda: attempt(lambda: run_words(words)), lambda ranks: attempt(ranks.serve),
+                       patience(given)))
+
 def main(words=None)->int: # words of the command line -> exit status
     "What `bcd_train` does."
     given = sys.argv[1:] if words is None else list(words)
-    return attempt(lambda: run_words(given))
+    return attempt(lambda: run_all(given))
 
 def bcd_train()->int:
     "Run an experiment: see `bcd_fast.train`."

@@ -1,6 +1,7 @@
 """Processes that train together, and how they end."""
-import atexit, os, signal, time
+import atexit, os, signal, socket, subprocess, sys, time
 import numpy as np
+import pandas as pd
 import pytest
 import torch.multiprocessing as mp
 from fastai.callback.core import Callback
@@ -11,7 +12,8 @@ from bcd_fast.masker.maskers import ModelConfig
 from bcd_fast.training.batches import Batches
 from bcd_fast.training.learner import bcd_learner
 from bcd_fast.training.checkpoints import read_state
-from bcd_fast.training.processes import Schedule, fit_processes, follow_parent
+from bcd_fast.training.processes import NEEDED, Schedule, fit_processes, follow_parent
+from bcd_fast.train import main
 
 
 KILLS = int(os.environ.get('BCD_KILLS', 1)) # more by hand, as in test_resume.py
@@ -102,3 +104,117 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     while any(map(runs, numbers)) and time.monotonic() < end:
         time.sleep(.05)
     assert len(numbers) == 2 and not any(map(runs, numbers))
+
+
+SQUARES = ['experiment=demo', 'data.n_objects=300', 'data.n_backgrounds=300', 'data.size=32', 'encoder.epochs=1',
+           'encoder.steps=20', 'cluster.k=3', 'trainer.epochs=2', 'trainer.steps=4', 'trainer.bs=8', 'trainer.paste=4',
+           'trainer.accelerator=cpu', 'bar=false']
+PLAIN = {k: v for k, v in os.environ.items() if k not in NEEDED}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def start(folder, words, env=(), launcher=()):
+    "bcd_train in a process of its own, with its cache beside the run."
+    how = ['-m', 'torch.distributed.run', *launcher] if launcher else []
+    return subprocess.Popen([sys.executable, *how, '-m', 'bcd_fast.train', *words], cwd=folder, text=True,
+                            env=PLAIN | dict(env, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def rank_of_two(rank, folder, words, port):
+    env = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    return start(folder, words, {k: str(v) for k, v in env.items()})
+
+
+def ended(processes, seconds=240):
+    "Exit status and standard error of each."
+    try:
+        said = [p.communicate(timeout=seconds)[1] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    return [p.returncode for p in processes], said
+
+
+def history(folder):
+    return pd.read_csv(folder/'history.csv').drop(columns='seconds')
+
+
+def halves(folder):
+    return [p.name for p in folder.rglob('.*') if p.name != '.lock']
+
+
+@pytest.mark.parametrize('env, words, said', [
+    (dict(WORLD_SIZE='2'), [], 'error: WORLD_SIZE is set and RANK is not'),
+    (dict(RANK='1'), [], 'error: RANK is set and LOCAL_RANK is not'),
+    (dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='1'), ['trainer.processes=2'],
+     'error: trainer.processes=2 and torchrun has started 1')])
+def test_a_wrong_environment_is_refused(env, words, said, tmp_path, monkeypatch, capsys):
+    for name in NEEDED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    try:
+        status = main([*SQUARES, *words, f'hydra.run.dir={tmp_path}/run', f'cache={tmp_path}/cache'])
+    except SystemExit as e: # of Hydra
+        status = e.code
+    assert status == 2 and capsys.readouterr().err.startswith(said)
+    assert not (tmp_path/'run/config.yaml').exists()
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_two_processes_of_one_do(tmp_path):
+    "Two torchruns on this machine, with a disk each, stand for two machines; the folder is named by the time."
+    wanted = start(tmp_path, [*SQUARES, 'trainer.processes=2', 'hydra.run.dir=one'])
+    assert ended([wanted])[0] == [0]
+    meet = ['--nnodes', '2', '--nproc-per-node', '1', '--rdzv-backend', 'c10d', '--rdzv-id', 'two',
+            '--rdzv-endpoint', f'localhost:{free_port()}']
+    places = [tmp_path/'here', tmp_path/'there']
+    for p in places:
+        p.mkdir()
+    two = [start(p, SQUARES, launcher=meet) for p in places]
+    assert ended(two)[0] == [0, 0]
+    run, = tmp_path.glob('*/runs/demo/*')
+    assert np.allclose(history(run), history(tmp_path/'one'), rtol=0, atol=1e-6, equal_nan=True)
+    assert sum(p.is_file() for place in places for p in place.rglob('model.safetensors')) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('killed', [0, 1])
+def test_a_killed_process_of_torchrun_ends_the_others(killed, tmp_path):
+    "With one sentence, nothing half-written, and a checkpoint from which both go on to the same losses."
+    words = [*SQUARES, 'trainer.epochs=30', 'trainer.timeout=20', 'hydra.run.dir=run']
+    port, run = free_port(), tmp_path/'run'
+    both = [rank_of_two(r, tmp_path, words, port) for r in (0, 1)]
+    end = time.monotonic()+200
+    while not (run/'checkpoint.safetensors').is_file() and time.monotonic() < end:
+        time.sleep(.01)
+    both[killed].kill()
+    status, said = ended(both, 60)
+    left = 1-killed
+    assert status[killed] == -signal.SIGKILL and status[left] == 2
+    assert said[left].startswith(f'error: process {left+1} of 2 waits in vain for the others')
+    assert len(said[left].splitlines()) == 1
+    assert halves(run) == [] or killed == 0 # a process that is killed may leave a half, which is swept
+    again = [rank_of_two(r, tmp_path, ['--resume', 'run'], port) for r in (0, 1)]
+    assert ended(again)[0] == [0, 0] and halves(run) == []
+    assert len(history(run)) == 30
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_of_torchrun_stops_all(tmp_path):
+    words = [*SQUARES, 'trainer.epochs=300', 'hydra.run.dir=run']
+    port = free_port()
+    both = [rank_of_two(r, tmp_path, words, port) for r in (0, 1)]
+    end = time.monotonic()+200
+    while not (tmp_path/'run/checkpoint.safetensors').is_file() and time.monotonic() < end:
+        time.sleep(.01)
+    both[0].terminate()
+    status, said = ended(both, 60)
+    assert status == [143, 143]
+    assert said[0] == f'stopped by SIGTERM. Go on with: bcd_train --resume {tmp_path}/run\n' and said[1] == ''
+    assert halves(tmp_path/'run') == []

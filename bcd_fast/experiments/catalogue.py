@@ -318,8 +318,9 @@ OF_SQUARES = {'encoder','cluster','divergence', # groups, with all that is in th
               'size','stage','trainer=small_objects',
               *(f'data.{k}' for k in ('size','fit','crop','n_objects','n_backgrounds','placebo','reference','clean',
                                       'noise')),
-              *(f'trainer.{k}' for k in ('processes','clusters','targets','loss','bootstrap','div_weight','div_share',
-                                         'harmonise','bg_weight','trim','shift','paste_until','warm','levels'))}
+              *(f'trainer.{k}' for k in ('processes','timeout','clusters','targets','loss','bootstrap','div_weight',
+                                         'div_share','harmonise','bg_weight','trim','shift','paste_until','warm',
+                                         'levels'))}
 RECIPE_SAYS = dict(
     fast='recipe=fast, pictures become squares of one size: {keys} would mean nothing to recipe=whole, the default of '
          'folders.',

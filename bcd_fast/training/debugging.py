@@ -8,7 +8,7 @@ __all__ = ['LABEL_FREE', 'CALLBACKS', 'PARTS_OF_STEP', 'DEBUGS', 'save_weights',
            'shares', 'write_profile', 'ProfileSteps', 'profile_steps', 'DebugConfig', 'make_debug']
 
 # %% ../../nbs/training/05_debugging.ipynb #29e3748b
-import copy, math, numpy as np, pandas as pd, time, torch
+import copy, math, numpy as np, pandas as pd, time, torch, torch.distributed as dist
 from dataclasses import dataclass
 from fastai.callback.core import Callback
 from fastai.callback.tracker import EarlyStoppingCallback
@@ -87,7 +87,11 @@ class KeepBest(Callback):
         if not self.begun or self.best_epoch is None:
             return
         distrib_barrier() # the first process may still be writing
-        load_weights(self.model, self.file)
+        if rank_distrib()==0: # others may have no such file: they run on another machine
+            load_weights(self.model, self.file)
+        if dist.is_initialized():
+            for v in get_model(self.model).state_dict().values():
+                dist.broadcast(v, 0)
 
 # %% ../../nbs/training/05_debugging.ipynb #63b65598
 CALLBACKS = dict(early_stopping=lambda folder, **options: early_stopping(**options),
