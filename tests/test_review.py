@@ -1,10 +1,12 @@
 "The page on which masks are corrected: who is let in, what is refused, and real strokes in a headless browser."
-import http.client, importlib.util, json, os, re, shutil, signal, subprocess, sys, threading, time, zlib
+import http.client, importlib.util, json, os, re, shutil, signal, threading, time, webbrowser, zlib
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 import numpy as np, pytest, tifffile
 from PIL import Image
-from bcd_fast.data.bags import Bags
+from bcd_fast.core import InputError, only_one
+from bcd_fast.commands.review import bcd_review, serve
 from bcd_fast.data.corrected import (
     corrected_of, png_bytes, pictures_of, read_corrected, without_picture, write_corrected)
 from bcd_fast.masker.maskers import make_masker
@@ -24,7 +26,7 @@ def grays(i):
 
 class Bright:
     "A masker that can be reckoned with."
-    threshold = .6
+    threshold, bands = .6, None
     def __call__(self, path):
         return np.asarray(Image.open(path), np.float32)/255
 
@@ -67,7 +69,7 @@ def request(server, method, path, body=None, headers=(), known=True):
     data = r.read()
     c.close()
     kind = r.headers['Content-Type']
-    return r.status, r.headers, json.loads(data) if kind == 'application/json' else data
+    return r.status, r.headers, json.loads(data) if data and kind == 'application/json' else data
 
 
 def refused(answer, status, part):
@@ -81,27 +83,26 @@ def refused(answer, status, part):
 EVERYTHING = [('GET', p) for p in ('/', '/page.js', '/page.css', *GET)]+[('POST', p) for p in POST]
 
 
-@pytest.mark.parametrize('method, path', EVERYTHING)
-def test_every_address_wants_the_token(server, method, path):
-    path = f'{path}?picture=0'
-    for headers in ({}, {'X-Review-Token': 'x'*43}, {'X-Review-Token': server.door.token[:-1]},
-                    {'Cookie': f'bcd_review_1={server.door.token}'}, {'Cookie': f'{server.door.cookie}=a'}):
-        refused(request(server, method, path, headers=headers, known=False), 403, 'lacks the token')
+def test_every_address_wants_the_token(server):
+    wrong = ({}, {'X-Review-Token': 'x'*43}, {'X-Review-Token': server.door.token[:-1]},
+             {'Cookie': f'bcd_review_1={server.door.token}'}, {'Cookie': f'{server.door.cookie}=a'})
+    for (method, path), headers in product(EVERYTHING, wrong):
+        refused(request(server, method, f'{path}?picture=0', headers=headers, known=False), 403, 'lacks the token')
     assert not (server.review.folder/'corrected').exists()
 
 
-@pytest.mark.parametrize('method, path', EVERYTHING)
 @pytest.mark.parametrize('wrong, part', [
     ({'Host': 'evil.example'}, 'is called evil.example'), ({'Host': '127.0.0.1:1'}, 'is called 127.0.0.1:1'),
-    ({'Origin': 'https://evil.example'}, 'a page of https://evil.example asked'), ({'Origin': 'null'}, 'a page of null')])
-def test_every_address_wants_its_own_page(server, method, path, wrong, part):
-    refused(request(server, method, f'{path}?picture=0', headers=wrong), 403, part)
+    ({'Origin': 'https://evil.example'}, 'a page of https://evil.example asked'),
+    ({'Origin': 'null'}, 'a page of null')])
+def test_every_address_wants_its_own_page(server, wrong, part):
+    for method, path in EVERYTHING:
+        refused(request(server, method, f'{path}?picture=0', headers=wrong), 403, part)
     assert not (server.review.folder/'corrected').exists()
 
 
-@pytest.mark.parametrize('method, path', [a for a in EVERYTHING if a[1] != '/'])
-def test_no_frame_or_form_of_another_page(server, method, path):
-    for site in ('cross-site', 'same-site'):
+def test_no_frame_or_form_of_another_page(server):
+    for (method, path), site in product([a for a in EVERYTHING if a[1] != '/'], ('cross-site', 'same-site')):
         refused(request(server, method, f'{path}?picture=0', headers={'Sec-Fetch-Site': site}), 403, 'elsewhere')
 
 
@@ -120,7 +121,7 @@ def test_the_first_page_sets_the_cookie_and_hides_the_token(server):
 
 @pytest.mark.parametrize('path', [
     '/../settings.ini', '/page.js/../../core.py', '/%2e%2e/server.py', '//etc/passwd', '/session.py', '/etc/passwd',
-    '/api/../page.py', 'http://127.0.0.1/x', '/.', '/page.JS'])
+    '/api/../page.py', '/.', '/page.JS'])
 def test_nothing_else_is_served(server, path):
     refused(request(server, 'GET', path), 404, 'here')
     refused(request(server, 'POST', path), 404, 'here')
@@ -227,7 +228,8 @@ def test_pictures_of_any_kind_are_shown(tmp_path, made):
     "16 bits, floats, many bands and colours, by the model itself."
     (tmp_path/'objects').mkdir()
     a = grays(0)
-    pictures = dict(deep=a.astype(np.uint16)*30, float=a.astype(np.float32)/7, bands=np.stack([a]*6), colour=np.dstack([a]*3))
+    pictures = dict(deep=a.astype(np.uint16)*30, float=a.astype(np.float32)/7, bands=np.stack([a]*6),
+                    colour=np.dstack([a]*3))
     kind = dict(photometric='rgb') if made == 'colour' else dict(photometric='minisblack')
     tifffile.imwrite(tmp_path/'objects/a.tif', pictures[made], **kind)
     model = save_model(tmp_path/'model', make_masker('small', 4, 6 if made == 'bands' else 1), 32, {})
@@ -251,43 +253,43 @@ def test_drafts_are_not_learned_from(folder):
 # ---- The command
 
 
-@pytest.fixture
-def model(tmp_path):
-    return save_model(tmp_path/'model', make_masker('small', 4, 1), 32, {})
-
-
-@contextmanager
-def command(model, folder, *words):
-    "The command in a process of its own, and what its first lines say."
-    code = 'import sys; from bcd_fast.commands.review import bcd_review; sys.exit(bcd_review())'
-    words = [sys.executable, '-W', 'ignore', '-c', code, str(model), str(folder), '--no-browser', *words]
-    p = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        lines = []
-        while not lines or 'http://' not in lines[-1]:
-            lines.append(p.stdout.readline())
-            assert lines[-1], p.stderr.read()
-        yield p, re.search(r'http://127\.0\.0\.1:(\d+)/\?token=(\S+)', lines[-1])
-    finally:
-        p.kill()
-        p.communicate()
-
-
-def test_command(model, folder):
-    "One session a folder; Ctrl-C ends it in a sentence."
-    with command(model, folder, '--number', '9') as (p, address):
-        c = http.client.HTTPConnection('127.0.0.1', int(address[1]), timeout=20)
-        c.request('POST', '/api/nothing?picture=2', headers={'X-Review-Token': address[2]})
-        assert json.loads(c.getresponse().read())['done'] == 'nothing'
-        code = ('import sys; from bcd_fast.commands.review import bcd_review; '
-                'sys.exit(bcd_review([*sys.argv[1:], "--no-browser"]))')
-        second = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, model, folder], capture_output=True, text=True)
-        assert second.returncode == 2 and 'is in use by another process' in second.stderr
-        p.send_signal(signal.SIGINT)
-        out, err = p.communicate(timeout=20)
-        assert p.returncode == 0 and err == ''
-        assert out.splitlines()[-1] == f'1 corrected mask(s) in {folder/"corrected"}, 1 of them of pictures where nothing is'
+def test_command(tmp_path, folder, monkeypatch, capsys):
+    "It opens the page; one session a folder; Ctrl-C ends it in a sentence."
+    model = save_model(tmp_path/'model', make_masker('small', 4, 1), 32, {})
+    found = {}
+    def person(address): # in the place of a browser
+        port, token = re.fullmatch(r'http://127\.0\.0\.1:(\d+)/\?token=(\S+)', address).groups()
+        def work():
+            c = http.client.HTTPConnection('127.0.0.1', int(port), timeout=20)
+            c.request('POST', '/api/nothing?picture=2', headers={'X-Review-Token': token})
+            found.update(json.loads(c.getresponse().read()))
+            with pytest.raises(InputError, match='is in use by another process'), only_one(folder):
+                pass
+            found['held'] = True
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=work, daemon=True).start()
+    monkeypatch.setattr(webbrowser, 'open', person)
+    assert bcd_review([str(model), str(folder), '--number', '9']) == 0
+    out, err = capsys.readouterr()
+    assert found['done'] == 'nothing' and found['held'] and err == ''
+    assert out.splitlines()[0].startswith('4 picture(s) at http://127.0.0.1:')
+    last = f'1 corrected mask(s) in {folder/"corrected"}, 1 of them of pictures where nothing is'
+    assert out.splitlines()[-1] == last
     assert read_corrected(folder/'corrected/objects/2.png').max() == 0
+    with only_one(folder):
+        pass # free again
+
+
+def test_no_browser(server, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(webbrowser, 'open', opened.append)
+    for browser in (False, True):
+        monkeypatch.setattr(server, 'serve_forever', lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(server, 'end', lambda: None)
+        serve(server, browser)
+        assert server.address in capsys.readouterr().out
+        assert opened == [server.address]*browser
+    monkeypatch.undo()
 
 
 # ---- The page, by hand
@@ -566,14 +568,16 @@ def test_themes_and_narrow_windows(page):
 
 
 def test_every_control_has_a_name_and_can_be_reached(page):
-    names = """return [...document.querySelectorAll('button, input, canvas')].map(e => [e.id || e.outerHTML.slice(0, 60),
-      (e.getAttribute('aria-label') || e.innerText || e.labels?.[0]?.innerText || e.textContent || '').trim(), e.tabIndex])"""
+    names = """return [...document.querySelectorAll('button, input, canvas')].map(e => {
+      const words = [e.getAttribute('aria-label'), e.labels?.[0]?.textContent, e.textContent];
+      return [e.id || e.outerHTML.slice(0, 60), (words.find(w => w) || '').trim(), e.tabIndex];
+    })"""
     found = page.b.execute_script(names)
     assert len(found) > 25
     assert [f for f in found if not f[1] or f[2] < 0] == []
     page.keys(page.Keys.TAB)
-    width = "const s = getComputedStyle(document.activeElement); return [document.activeElement.tagName, s.outlineStyle]"
-    assert page.b.execute_script(width) == ['BUTTON', 'solid']
+    ring = 'const e = document.activeElement; return [e.tagName, getComputedStyle(e).outlineStyle]'
+    assert page.b.execute_script(ring) == ['BUTTON', 'solid']
 
 
 def test_the_end_and_a_lost_server(page):

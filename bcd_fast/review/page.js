@@ -6,7 +6,8 @@ const VALUE_OF = {brush: OBJECT, eraser: GROUND, unknown: UNKNOWN};
 const LOOKS = ['fill', 'outline', 'none'];
 const SAVE_AFTER = 400, TRY_AGAIN = 5000; // ms
 const MOST_STEPS = 200, MOST_HELD = 2**28; // of undo: steps, bytes
-const COLOURS = {[OBJECT]: 0x00beff, [UNKNOWN]: 0xff8c3f}; // blue, green, red
+const AMBER = 0x00beff, BLUE = 0xff8c3f; // blue, green, red
+const BAND = 512; // rows that are drawn at a time
 const HATCH = 8; // pixels, of what is unknown
 
 const $ = id => document.getElementById(id);
@@ -81,34 +82,35 @@ async function pngOf(gray) { // Uint8Array -> Blob
 
 // ---- Mask: the prediction from the threshold on, or a saved mask; strokes lie on top
 
-const valueAt = i => {
-  const s = S.strokes[i];
-  if (s !== UNTOUCHED) return s;
-  return S.base === 'mask' ? S.saved[i] : S.levels[i] >= S.level ? OBJECT : GROUND;
-};
+function layValues(i, end) { // of the mask, pixels from i on
+  const {mask, strokes, saved, levels, level} = S, kept = S.base === 'mask';
+  for (; i < end; i++) {
+    const s = strokes[i];
+    mask[i] = s !== UNTOUCHED ? s : kept ? saved[i] : levels[i] >= level ? OBJECT : GROUND;
+  }
+}
 
 const reach = () => Math.max(1, 2**Math.round(Math.log2(2/S.scale))); // width of an outline, pixels of the picture
 
-function isEdge(x, y, v, d) {
-  const {mask, w, h} = S;
-  for (const [a, b] of [[x-d, y], [x+d, y], [x, y-d], [x, y+d]])
-    if (a >= 0 && b >= 0 && a < w && b < h && mask[b*w+a] !== v) return true;
-  return false;
+function layBand(x0, y0, x1, y1, d) { // how a rectangle of the mask looks; d: `reach`
+  const {w, h, mask} = S, outline = S.look === 'outline', context = shownMask.getContext('2d');
+  const image = new ImageData(x1-x0, y1-y0), words = new Uint32Array(image.data.buffer);
+  for (let y = y0, k = 0; y < y1; y++) for (let x = x0, i = y*w+x0; x < x1; x++, i++, k++) {
+    const v = mask[i];
+    if (v === GROUND) continue;
+    const edge = x >= d && mask[i-d] !== v || x+d < w && mask[i+d] !== v ||
+      y >= d && mask[i-d*w] !== v || y+d < h && mask[i+d*w] !== v;
+    const colour = v === OBJECT ? AMBER : BLUE, hatched = v === UNKNOWN && (x+y)%HATCH >= HATCH/2;
+    if (edge || !outline) words[k] = (edge ? 0xff000000 : hatched ? 0x30000000 : 0x98000000) | colour;
+  }
+  context.putImageData(image, x0, y0);
 }
 
 function layMask(x0 = 0, y0 = 0, x1 = S.w, y1 = S.h, anew = true) { // a rectangle of the mask, and how it looks
-  const {w, h, mask} = S, outline = S.look === 'outline', d = reach();
-  if (anew) for (let y = y0; y < y1; y++) for (let i = y*w+x0; i < y*w+x1; i++) mask[i] = valueAt(i);
+  const {w, h} = S, d = reach();
+  if (anew) for (let y = y0; y < y1; y++) layValues(y*w+x0, y*w+x1);
   x0 = clamp(x0-d, 0, w); x1 = clamp(x1+d, 0, w); y0 = clamp(y0-d, 0, h); y1 = clamp(y1+d, 0, h);
-  if (x1 <= x0 || y1 <= y0) return;
-  const image = new ImageData(x1-x0, y1-y0), words = new Uint32Array(image.data.buffer);
-  for (let y = y0, k = 0; y < y1; y++) for (let x = x0; x < x1; x++, k++) {
-    const v = mask[y*w+x];
-    if (v === GROUND) continue;
-    const edge = isEdge(x, y, v, d), hatched = v === UNKNOWN && (x+y)%HATCH >= HATCH/2;
-    if (edge || !outline) words[k] = (edge ? 0xff000000 : hatched ? 0x30000000 : 0x98000000) | COLOURS[v];
-  }
-  shownMask.getContext('2d').putImageData(image, x0, y0);
+  if (x1 > x0) for (let y = y0; y < y1; y += BAND) layBand(x0, y, x1, Math.min(y+BAND, y1), d);
 }
 
 // ---- Picture: contrast and brightness
@@ -146,6 +148,7 @@ function drawNow() {
   pen.setTransform(1, 0, 0, 1, 0, 0);
   pen.clearRect(0, 0, view.width, view.height);
   if (!S.mask) return;
+  refresh();
   pen.setTransform(dpr*S.scale, 0, 0, dpr*S.scale, dpr*S.x, dpr*S.y);
   pen.imageSmoothingEnabled = S.scale*dpr < 1.5;
   pen.imageSmoothingQuality = 'high';
@@ -297,9 +300,14 @@ function setLevel(level, key = false) {
   const was = setting();
   S.level = clamp(level, 1, 255);
   if (S.level === was.level) return;
-  layMask();
   if (key) keep({key, was, is: setting()});
+  S.stale = true; // until the next frame: a slider asks for many levels in one
   show();
+}
+
+function refresh() { // the mask at a new threshold
+  if (S.stale && S.mask) layMask();
+  S.stale = false;
 }
 
 // ---- Saving: a draft after each change; `right` and `nothing` write the mask
@@ -344,6 +352,7 @@ async function send() {
 
 async function finish(how) {
   if (S.busy || S.stroke || !S.mask) return;
+  refresh();
   S.busy = true;
   show();
   try {
@@ -647,6 +656,7 @@ $('level').addEventListener('input', e => {
   setLevel(Number(e.target.value));
 });
 $('level').addEventListener('change', () => {
+  refresh();
   if (before && before.level !== S.level) keep({was: before, is: setting()});
   before = null;
 });

@@ -34,12 +34,14 @@ SAY = {
     'fault': 'bcd_review has a fault: the terminal says more, and what was saved before is kept.',
     'port': 'port {port} cannot be used ({why}): choose another, or leave --port out.'}
 
+# %% ../../nbs/review/01_server.ipynb #7078b46f
 class Refused(InputError):
     "A request that is not answered."
     def __init__(self, why:str, status:int=403, **words): # of `SAY`; of HTTP; what stands in its braces
         super().__init__(SAY[why].format(**words))
         self.status = status
 
+# %% ../../nbs/review/01_server.ipynb #bfb422c4
 @dataclass(frozen=True)
 class Door:
     "Who is let in: those who call the server by its name, from its own page, with its token."
@@ -76,7 +78,8 @@ PAGE = {'/': ('page.html','text/html; charset=utf-8'), '/page.css': ('page.css',
 PNG, JSON, GRAY = 'image/png','application/json','application/octet-stream' # the last: of `packed`
 HEADERS = {
     'Content-Security-Policy': "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-                               "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+                               "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
+                               "frame-ancestors 'none'",
     'X-Content-Type-Options': 'nosniff', 'Referrer-Policy': 'no-referrer', 'Cache-Control': 'no-store',
     'Cross-Origin-Resource-Policy': 'same-origin', 'Cross-Origin-Opener-Policy': 'same-origin',
     'Permissions-Policy': 'camera=(), microphone=(), geolocation=()'}
@@ -119,13 +122,13 @@ def all_states(review:Review)->list: # of dict
     "How far all pictures are."
     return [review.state(i) for i in range(len(review.names))]
 
-GET = {
+GET = { # path -> `Review`, `Asked` -> answer
     '/api/pictures': lambda r, a: as_json(all_states(r)),
     '/api/picture': lambda r, a: as_json(r.about(a.number('picture'))),
     '/api/image': lambda r, a: (PNG, r.ahead.get(a.number('picture')).image),
     '/api/levels': lambda r, a: (GRAY, r.ahead.get(a.number('picture')).levels),
     '/api/mask': lambda r, a: as_gray(r.mask(a.number('picture'))),
-    '/api/draft': lambda r, a: as_gray((d := r.draft(a.number('picture'))) and d.strokes)} # path -> `Review`, `Asked` -> answer
+    '/api/draft': lambda r, a: as_gray((d := r.draft(a.number('picture'))) and d.strokes)}
 
 def save_draft(r:Review, a:Asked)->tuple: # -> type, bytes
     "Strokes of the page. Raises `InputError`."
@@ -205,6 +208,7 @@ def answer(self:Handler, work)->None: # () -> sends an answer
             say_fault()
             self.say(500, SAY['fault'])
 
+# %% ../../nbs/review/01_server.ipynb #916d6a96
 @patch
 def get(self:Handler)->None:
     "The page, or what it shows. Raises `Refused`."
