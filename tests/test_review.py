@@ -1,6 +1,6 @@
 "The page on which masks are corrected: who is let in, what is refused, and real strokes in a headless browser."
-import http.client, importlib.util, json, os, re, shutil, signal, threading, time, webbrowser, zlib
-from contextlib import contextmanager
+import http.client, importlib.util, json, os, re, shutil, signal, socket, threading, time, webbrowser, zlib
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 import numpy as np, pytest, tifffile
@@ -172,6 +172,60 @@ def test_too_much_is_refused_before_it_is_read(server):
 def test_other_methods(server, method):
     status, _, said = request(server, method, '/api/right?picture=0')
     assert status == 501 and (method == 'HEAD' or said == {'error': f'{method} is not known here.'})
+
+
+@pytest.mark.parametrize('sent', [
+    b'', b'\r\n\r\n', b'\x00\x01\xff\r\n\r\n', b'GET\r\n\r\n', b'GET / HTTP/9.9\r\n\r\n',
+    b'GET / HTTP/1.1\r\n: x\r\n\r\n',
+    b'GET /'+b'a'*70000+b' HTTP/1.1\r\n\r\n', b'GET / HTTP/1.1\r\n'+b'A: b\r\n'*200+b'\r\n',
+    b'GET //[ HTTP/1.1\r\nHost: x\r\n\r\n', b'POST /api/right?picture=0 HTTP/1.1\r\nContent-Length: 99\r\n\r\nabc'])
+def test_what_is_no_request(server, sent, capfd):
+    "No traceback, no end of the server, and nothing is let in."
+    with socket.create_connection(('127.0.0.1', server.server_port), timeout=20) as s:
+        s.sendall(sent)
+        s.shutdown(socket.SHUT_WR)
+        answer = b''
+        while part := s.recv(2**16):
+            answer += part
+    assert b' 200 ' not in answer and b'Traceback' not in answer
+    assert request(server, 'GET', '/api/pictures')[0] == 200
+    assert capfd.readouterr().err == ''
+
+
+def test_a_request_that_breaks_off_writes_nothing(server):
+    token = server.door.token
+    head = f'POST /api/right?picture=0 HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\nX-Review-Token: {token}\r\n'
+    body = png_bytes(np.zeros((H, W), np.uint8))
+    with socket.create_connection(('127.0.0.1', server.server_port), timeout=20) as s:
+        s.sendall(f'{head}Content-Length: {len(body)}\r\n\r\n'.encode()+body[:-1])
+        s.shutdown(socket.SHUT_WR)
+        assert b'bytes were to come' in s.recv(2**16)
+    assert server.review.done == {}
+
+
+def test_a_page_that_waits_at_the_end_gives_no_traceback(folder, capfd):
+    "The prediction that was begun is finished, others are not begun."
+    begun, go = threading.Event(), threading.Event()
+    def quietly(*words):
+        with suppress(OSError, http.client.HTTPException): # the answer may not come
+            request(words[0], 'GET', words[1])
+    class Slow(Bright):
+        def __call__(self, path):
+            begun.set()
+            go.wait(20)
+            return super().__call__(path)
+    with served(folder, Slow()) as server:
+        asked = [threading.Thread(target=quietly, args=(server, f'/api/levels?picture={i}'), daemon=True)
+                 for i in (0, 2)]
+        for t in asked:
+            t.start()
+        assert begun.wait(20)
+        while len(server.review.ahead.made) < 4: # both wait, and so do the pictures after them
+            time.sleep(.01)
+        threading.Timer(.3, go.set).start()
+    for t in asked:
+        t.join(20)
+    assert len(server.review.shapes) < 4 and capfd.readouterr().err == ''
 
 
 def test_the_last_tab_writes(server):

@@ -202,6 +202,8 @@ def answer(self:Handler, work)->None: # () -> sends an answer
     except InputError as e:
         self.say(400, str(e))
     except Exception as e: # a thread of its own: nobody else would say it
+        if self.server.ended:
+            return # what it waited for is not made any more
         if isinstance(e, OSError) or no_memory(e):
             self.say(500, sentence(e))
         else:
@@ -257,7 +259,7 @@ class Server(ThreadingHTTPServer):
         except (OSError, OverflowError) as e:
             raise InputError(SAY['port'].format(port=port, why=getattr(e, 'strerror', None) or e)) from e
         self.review, self.door = review, Door(self.server_port, secrets.token_urlsafe(32))
-        self.writing, self.tab = threading.Lock(), ''
+        self.writing, self.tab, self.ended = threading.Lock(), '', False
     @property
     def address(self)->str: # with the token
         return f'http://127.0.0.1:{self.server_port}/?token={self.door.token}'
@@ -269,6 +271,7 @@ class Server(ThreadingHTTPServer):
         "A connection that broke is nobody's mistake."
     def end(self)->None:
         "Take no more requests; what is being written is written."
+        self.ended = True
         self.server_close()
         with self.writing:
             pass

@@ -152,7 +152,7 @@ class Ahead:
                 future = self.pool.submit(self.make, i)
             self.made[i] = future
             for old in list(self.made)[:-self.most]:
-                self.made.pop(old).cancel()
+                self.made.pop(old) # not cancelled: somebody may wait for it
         return future
     def get(self, i:int): # what was made
         "Wait for a thing, and let the next one be begun. Raises what making it raises."
