@@ -576,8 +576,12 @@ def test_zoom_and_pan(page):
     from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
     scale = run('return S.scale')
     origin = ScrollOrigin.from_element(page.b.find_element('id', 'view'), 60, 40)
+    under = ('const p = pictureOf(Math.floor(view.clientWidth/2)+60, Math.floor(view.clientHeight/2)+40);'
+             'return [p.x, p.y]')
+    there = run(under)
     page.actions().scroll_from_origin(origin, 0, -600).perform()
     page.wait(f'S.scale > {1.5*scale}')
+    assert np.allclose(run(under), there, atol=.5) # what is under the mouse stays there
     before = run('return [S.x, S.y]')
     a = page.actions().key_down(' ')
     page.go(a, 80, 60).click_and_hold().move_by_offset(-50, -30).release().key_up(' ').perform()

@@ -337,6 +337,7 @@ def suggested(folder, masker, # with objects/ and backgrounds/; `Masker`
     if len(rest)>n-len(drafts)>0:
         say_line(SAY['looking'].format(n=n-len(drafts), of=len(rest)))
         names, bad = choose(rest, masker, n-len(drafts))
+        names = [name for name in names if name in own and name not in drafts]
     if not drafts and not names:
         raise InputError(' '.join([SAY['none'].format(folder=folder), *bad[:1]]))
     return [*drafts, *names][:max(n, len(drafts))], bad
