@@ -1,1 +1,1 @@
-"""The other installed commands: check, predict, export, eval, bench, figures, import."""
+"""The other installed commands: check, predict, export, eval, bench, figures, import, review."""
