@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 from fastcore.basics import patch
 from urllib.parse import parse_qs, unquote, urlsplit
-from ..core import InputError, Unwritten, adding_to, make_folder, sentence, write_whole
+from ..core import InputError, Unwritten, adding_to, make_folder, sentence, sweep, write_whole
 from ..data.images import visible
 from ..data.formats import SUFFIXES, read_pictures
 from ..data.normalisation import fit_normalisation
@@ -231,11 +231,13 @@ class Said:
 
 @dataclass
 class Files:
-    "A folder for a tool, where nothing is replaced but what was written here. Raises `InputError` for another's record."
+    "A folder for a tool, where nothing but ours is replaced. Raises `InputError` for another's record."
     out: Path # made if it is not there
     hashes: dict = field(default_factory=lambda: defaultdict(set)) # name of a file -> of all that was written there
     def __post_init__(self):
         self.out, record = make_folder(self.out), Path(self.out)/WRITTEN
+        for folder in (self.out, *(p for p in self.out.rglob('*') if p.is_dir())):
+            sweep(folder, {'.json','.jsonl','.png','.tif','.xml'})
         lines = whole_lines(record)
         if record.is_dir() or lines[:1]!=[json.loads(HEAD)] and record.exists() and record.stat().st_size:
             raise InputError(FILES_SAYS['record'].format(path=record))

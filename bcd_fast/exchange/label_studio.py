@@ -164,7 +164,7 @@ def above_all(paths)->Path:
     return Path(os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in paths]))
 
 def document_root(files, root=None)->Path: # that are shown; Label Studio's document root, None: by default
-    "The folder that holds the deepest folder above all files, for Label Studio's local storage must lie below the root."
+    "The folder that holds the deepest folder above all files: Label Studio's local storage must lie below the root."
     return Path(os.path.abspath(root)) if root else above_all(files).parent
 
 def shown_file(path, name:str, files:Files)->Path: # a picture; its name
