@@ -12,7 +12,7 @@ from test_exchange import NAMES, SHAPE, coco_content, data, mask_of, save # noqa
 
 PYTHON = os.environ.get('BCD_DATUMARO', sys.executable)
 THERE = subprocess.run([PYTHON, '-c', 'import importlib.util as u; exit(not u.find_spec("datumaro"))']).returncode == 0
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not THERE, reason='neither this Python nor BCD_DATUMARO has datumaro')]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not THERE, reason='no Python with datumaro')]
 # what Datumaro reads, as JSON, and what it writes, with run lengths and with polygons
 PROGRAM = """
 import json, sys

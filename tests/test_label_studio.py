@@ -136,7 +136,7 @@ def corrected(result):
     object_, unknown, out = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool), []
     for region in result:
         mask = brush_mask(region['value']['rle'], SHAPE)
-        mask[:16, :30] = False
+        mask[:16, :30] = mask[38:46, :12] = False
         object_ |= mask
         out.append(region | dict(value=region['value'] | dict(rle=encode_brush(mask))))
     unknown[40:44, 3:9] = True
