@@ -18,7 +18,8 @@ from conftest import folder_of
 PROGRAM = os.environ.get('BCD_LABEL_STUDIO', '')
 TOKEN = '0123456789abcdef0123456789abcdef01234567'
 ALONE = dict(SENTRY_DSN='', FRONTEND_SENTRY_DSN='', COLLECT_ANALYTICS='false', LATEST_VERSION_CHECK='false')
-NAMES = 'objects/north/7.png', 'objects/north/9.tif', 'objects/north/b 1+2.png' # the last is of 8 bits, as browsers show them
+# the last is of 8 bits, as browsers show them
+NAMES = 'objects/north/7.png', 'objects/north/9.tif', 'objects/north/b 1+2.png'
 SHAPE = 48, 64
 SHORT = 'trainer.epochs=1', 'trainer.steps=4', 'trainer.bs=4', 'trainer.paste=4', 'model.width=4', 'bar=false'
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM, reason='BCD_LABEL_STUDIO names no label-studio')]
