@@ -256,3 +256,18 @@ def test_names_that_differ_in_case(model, tmp_path, capsys):
     assert bcd_predict(words) == 0 and 'DIR (a folder with these pictures' in capsys.readouterr().out
     found = sorted(os.listdir(tmp_path/'out/labelme'))
     assert found == ['A.png.json', 'A.png.png', 'b.png.json', 'b.png.png', 'written.jsonl']
+
+
+def test_outlines_that_somebody_has_edited(predict, data):
+    "QGIS saves GeoJSON in its place: that stays, and what is made now has another name; what was cut off is made anew."
+    out = data.parent/'masks'
+    predict('objects/north', '--write', 'geojson')
+    content = json.loads((out/'7.geojson').read_text())
+    (out/'7.geojson').write_text(json.dumps(content | dict(features=content['features'][:1], name='mine')))
+    (out/'9.geojson').write_bytes((out/'9.geojson').read_bytes()[:-40])
+    mine = (out/'7.geojson').read_bytes()
+    for threshold in (.5, .5, .6):
+        status, _, err = predict('objects/north', '--write', 'geojson', '--threshold', threshold)
+        assert status == 0 and (out/'7.geojson').read_bytes() == mine
+        assert len(json.loads((out/'7.png.geojson').read_text())['features']) == 2
+        assert len(json.loads((out/'9.geojson').read_text())['features']) == 2
