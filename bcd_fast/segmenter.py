@@ -292,6 +292,7 @@ def with_gaps(masks, objects)->tuple: # as the user gave them -> path, picture, 
         given = same_names(given, paths) if len(given)==len(paths) else by_stem(given, paths) or given
     return given, said
 
+# %% ../nbs/segmenter.ipynb #873503d8
 def drawn_of(mask, i:int)->Drawn: # path, picture, array or None; its number; -> None where there is none
     "A mask that is learned from. Raises `InputError` for what is no mask."
     if mask is None or is_path(mask):

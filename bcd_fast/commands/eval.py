@@ -156,6 +156,7 @@ def has_learned(about:dict, path, sources)->list: # of a model; a file, pictures
     known = lambda s: isinstance(s, WholeImage) and hashed(s.picture.values)[:DIGITS] in numbers
     return [bool(numbers) and known(s) for s in sources]
 
+# %% ../../nbs/commands/04_eval.ipynb #6b8692b8
 def count_file(run:Evaluation, path:Path, pile:str, mask:Path=None)->None: # one of `PILES`, file of the true mask
     "Count a file, or let its pictures wait. Raises `InputError` when it cannot be scored."
     with run.opened(path) as sources:

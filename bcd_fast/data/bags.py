@@ -99,13 +99,6 @@ class Bags:
         mask = self.objects.sources[i].mask
         held = mask is None or isinstance(mask, np.ndarray)
         return mask if held else true_pixels(self.objects.sources[i], self.original('objects', i))
-    def fingerprint(self)->str:
-        "Hash of all that is known of the pictures, true masks aside: the same data, the same text."
-        numbers = self.split_seed, tuple(self.fractions), self.scale, self.normalisation.to_dict()
-        piles = [p for p in (self.objects, self.backgrounds, self.corrected) if p]
-        of_piles = [(p.values, p.shapes, p.groups, *(x for gap in sorted(p.gaps.items()) for x in gap)) for p in piles]
-        drawn = [self.drawn(i) for i in range(len(self.corrected or ()))]
-        return hashed(*numbers, *chain(*of_piles), *drawn)
 
 # %% ../../nbs/data/14_bags.ipynb #e318536a
 @patch
@@ -120,6 +113,15 @@ def drawn(self:Bags, i:int)->np.ndarray: # number of a corrected picture -> (h,w
     return np.where(left_open>.25, np.float32(np.nan), (inside>.5).astype(np.float32))
 
 # %% ../../nbs/data/14_bags.ipynb #92e127d2
+@patch
+def fingerprint(self:Bags)->str:
+    "Hash of all that is known of the pictures, true masks aside: the same data, the same text."
+    numbers = self.split_seed, tuple(self.fractions), self.scale, self.normalisation.to_dict()
+    piles = [p for p in (self.objects, self.backgrounds, self.corrected) if p]
+    of_piles = [(p.values, p.shapes, p.groups, *(x for gap in sorted(p.gaps.items()) for x in gap)) for p in piles]
+    drawn = [self.drawn(i) for i in range(len(self.corrected or ()))]
+    return hashed(*numbers, *chain(*of_piles), *drawn)
+
 @patch
 def masks_fingerprint(self:Bags)->str:
     "Hash of the files of true masks; None without any. Raises `InputError`."
@@ -373,6 +375,7 @@ def held_back(drawn, what:str)->set: # `Drawn` or None for each item of a pile -
     may = (i for i in order if drawn[i] and not drawn[i].own and says_label(drawn[i], what))
     return {*islice(may, short)}
 
+# %% ../../nbs/data/14_bags.ipynb #2f0a7237
 @dataclass
 class Parted:
     "The items of a set, those with masks that are learned from for themselves."

@@ -148,6 +148,7 @@ def three_values(mask:Picture, name:str, shape=None, # name and (H,W) of its pic
     values = np.where(read.inside, OBJECT, GROUND)
     return np.where(unknown if unknown.size else False, UNKNOWN, values).astype(np.uint8), read
 
+# %% ../../nbs/data/13_corrected.ipynb #f6bced29
 def drawn_values(drawn:Drawn, names, shapes)->list: # names and (H,W) or None of the pictures of its file
     "As of `three_values`, for each picture; nothing is known of how a mask of corrected/ is read. Raises `InputError`."
     if len(names)>1 and drawn.own:

@@ -228,11 +228,9 @@ def images_of_folder(path=None, # folder with objects/ and backgrounds/, perhaps
                      nodata=None, # value of pixels without data
                      key=None, # data set in HDF5 files
                      fit='scale', # one of `FITS`
-                     seed=0, # of the choice of windows
-                     masks='score' # one of `MASKS_FOR`; squares are not learned from with masks
+                     seed=0 # of the choice of windows
                     )->Dataset:
-    "A user's own images, as squares. Raises `InputError` without a folder, and where masks are to be learned from."
-    check_squares(masks)
+    "A user's own images, as squares. Raises `InputError` without a folder."
     require('folder', path)
     return read_folder(path, Reading(channels, nodata, key), Windows(size, normalise, fit, seed=seed))
 
@@ -246,12 +244,14 @@ def check_data(d # `DataConfig`, or the group `data` of composed settings
     "Raise `InputError` for a setting that means nothing to these data."
     if d.name not in DATASETS:
         raise InputError(f'{d.name} is no data set: choose one of {", ".join(DATASETS)}.')
-    check_taken(takes(LOADERS[d.name]), d, DataConfig, 'data')
+    of_folder = ['masks'] if d.name=='folder' else [] # whole pictures are not read here
+    check_taken([*takes(LOADERS[d.name]), *of_folder], d, DataConfig, 'data')
 
 def load_data(d # `DataConfig`, or the group `data` of composed settings
              )->Dataset:
     "The data set that the settings name. Raises `InputError` for wrong settings, and for missing or wrong files."
     check_data(d)
+    check_squares(d.masks)
     ds = LOADERS[d.name](**taken(LOADERS[d.name], d))
     if d.reference and ds.name in UNIFIED:
         ds = unified(ds, d.seed)

@@ -118,16 +118,16 @@ TABLES = {'.csv','.tsv','.txt'}
 COLUMNS = 'path','label','mask','group' # the first two are needed
 SEPARATORS = ',;\t|'
 MARKS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'} # how a file begins
-TABLE_SAYS = dict(
-    unreadable='{path} cannot be read as a CSV table ({reason}).',
-    column='{path} has no column {missing}: expected path, label and perhaps mask, found {found}.',
-    twice='{path} has the column {name} twice: leave one.',
-    long='{path}, line {line}: {n} cells, and the first line names {of} columns.',
-    blank='{path}, line {line}: no path.',
-    label='{path}, line {line}: label {label!r} is neither object nor background.',
-    masks='{path}: {n} of {of} object rows have a mask, and that of {first} has none, so no scores are made.',
-    no_masks='{path} names no mask to learn from: fill its column mask, or leave data.masks=use out.',
-    two_masks='{path}: two masks for {picture}: leave one.')
+TABLE_SAYS = {
+    'unreadable': '{path} cannot be read as a CSV table ({reason}).',
+    'column': '{path} has no column {missing}: expected path, label and perhaps mask, found {found}.',
+    'twice': '{path} has the column {name} twice: leave one.',
+    'long': '{path}, line {line}: {n} cells, and the first line names {of} columns.',
+    'blank': '{path}, line {line}: no path.',
+    'label': '{path}, line {line}: label {label!r} is neither object nor background.',
+    'masks': '{path}: {n} of {of} object rows have a mask, and that of {first} has none, so no scores are made.',
+    'no_masks': '{path} names no mask to learn from: fill its column mask, or leave data.masks=use out.',
+    'two_masks': '{path}: two masks for {picture}: leave one.'}
 
 # %% ../../nbs/data/03_folders.ipynb #1cf80da2
 def decoded(raw:bytes)->str:
@@ -233,18 +233,18 @@ def read_table(path, use:bool=False # learn from masks, or keep them for scores
 
 
 # %% ../../nbs/data/03_folders.ipynb #a04e2050
-FOLDER_SAYS = dict(
-    cases='{path} holds {names}, which differ in capitals only: leave one.',
-    table='{path} is a file and no table: expected {suffixes}, or a folder with objects/ and backgrounds/.',
-    no_mask='{folder}: no mask for {names}, so no scores are made.',
-    elsewhere='{path}: {names} left out: masks are looked for in masks/.',
-    two_masks='{folder}: two masks for {names}, so no scores are made.',
-    extra='{folder}: {names} left out: a mask of no object picture.',
-    no_folder='{path} has no masks/ to learn from: put masks there, or leave data.masks=use out.',
-    no_used='{folder} holds no mask of a picture to learn from: a mask has the name of its picture.',
-    two_used='{folder}: {masks} are two masks of {picture}: leave one.',
-    extra_used='{folder}: {names} left out: a mask of no picture.',
-    corrected='{folder}/corrected left out: only recipe=whole learns from corrected masks.')
+FOLDER_SAYS = {
+    'cases': '{path} holds {names}, which differ in capitals only: leave one.',
+    'table': '{path} is a file and no table: expected {suffixes}, or a folder with objects/ and backgrounds/.',
+    'no_mask': '{folder}: no mask for {names}, so no scores are made.',
+    'elsewhere': '{path}: {names} left out: masks are looked for in masks/.',
+    'two_masks': '{folder}: two masks for {names}, so no scores are made.',
+    'extra': '{folder}: {names} left out: a mask of no object picture.',
+    'no_folder': '{path} has no masks/ to learn from: put masks there, or leave data.masks=use out.',
+    'no_used': '{folder} holds no mask of a picture to learn from: a mask has the name of its picture.',
+    'two_used': '{folder}: {masks} are two masks of {picture}: leave one.',
+    'extra_used': '{folder}: {names} left out: a mask of no picture.',
+    'corrected': '{folder}/corrected left out: only recipe=whole learns from corrected masks.'}
 
 ALMOST = {'mask','label','labels','truth','ground_truth','groundtruth','gt','annotations'} # names of folders for masks
 

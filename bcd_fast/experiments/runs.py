@@ -472,6 +472,7 @@ def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     tops = {pile: [top_mean(count_levels(m).sum(0)) for m in found] for pile, found in masks.items()}
     return share_above(tops['objects'], tops['backgrounds'])
 
+# %% ../../nbs/experiments/05_runs.ipynb #a150892a
 UNSCORED = ('no scores: all masks were learned from. Score other pictures, such as those of test_objects/ and '
             'test_masks/: bcd_eval RUN DIR --prefix test_.')
 

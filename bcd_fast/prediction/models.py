@@ -95,7 +95,7 @@ SAY = {
     'level': '{path}: level {found} is not between -1000 and 1000.',
     'sure': '{path}: sure {found} is not between 0 and 1000.',
     'curve': '{path}: the false-alarm rates are no lists of equally many numbers: train again.',
-    'learned': '{path}: the pictures whose masks were learned from are no lists of texts: train again.',
+    'learned': '{path}: the pictures whose masks were learned from are not counted and listed: train again.',
     'bands': '{path}: the normalisation has {found} bands, and the masker {channels} channels.',
     'size': f'{{path}}: size {{found}} is not between 16 and {2**14}.',
     'masker': '{path}: masker {found} is not an architecture of this version.',
@@ -143,9 +143,12 @@ def check_curve(curve:dict, path)->None: # `false_alarms` of a `model.json`
         raise wrong('curve', path)
 
 def check_learned(learned:dict, path)->None: # of a `model.json`, or None
-    "Raise `InputError` unless the pictures whose masks were learned from are lists of texts."
-    lists = [(learned or {}).get(k, []) for k in ('names','files','numbers')]
-    if not all(isinstance(v, list) and all(isinstance(text, str) for text in v) for v in lists):
+    "Raise `InputError` unless the pictures whose masks were learned from are numbers, and lists of texts."
+    if learned is None:
+        return
+    lists = [learned.get(k) for k in ('files','numbers')]
+    hashes = all(isinstance(v, list) and all(isinstance(text, str) for text in v) for v in lists)
+    if not hashes or not all(is_number(v) for k, v in learned.items() if k not in ('files','numbers')):
         raise wrong('learned', path)
 
 # %% ../../nbs/prediction/00_models.ipynb #90027c96
