@@ -60,8 +60,8 @@ class DataConfig:
                                   unit='share of the side', otherwise='leave it at 1.')
     opacity: float = setting(1., above=0, most=1, # dsprites, sas, seafloor: of the objects
                              otherwise='leave it at 1.')
-    masks: str = setting('score', choices=MASKS_FOR, # folder, whole pictures: masks/ is for scores, or learned from as
-                         otherwise='leave it out.') # corrected/ is, as far as there are masks
+    masks: str = setting('score', choices=MASKS_FOR, # folder: masks/ is for scores, or used to learn from
+                         otherwise='leave it out.')
     shadow: bool = setting(False, otherwise='leave it out.') # shipwrecks, simulated: a wreck's shadow belongs to it
     placebo: bool = setting(False, general=True) # call half of the backgrounds object images: what is masked then?
     reference: bool = setting(False, general=True) # pasted objects have the grays that the paper's reference gives them

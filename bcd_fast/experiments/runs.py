@@ -59,7 +59,7 @@ from .clean import clean_data, without_suspects
 
 # %% ../../nbs/experiments/05_runs.ipynb #054928bf
 ABOUT = ('experiment','settings','data','source','size','recipe','encoder','model','divergence','supervised','seed',
-         'n_train','n_test','k','learned_masks','unscored')
+         'n_train','n_test','k')
 COST = ('seconds_stage1','seconds_stage2','train_images_per_second','parameters','peak_rss_mb',
         'version','torch','platform')
 METRICS = (*ABOUT, *REPORTED, *EVALUATED, 'recovery', 'threshold', *COST)
