@@ -21,8 +21,8 @@ from ..core import InputError, attempt, check_apart, make_folder, shown, tell, w
 from ..settings import Words, number
 from ..data.images import hashed
 from ..data.folders import list_files, mask_file, object_pixels
-from ..data.bags import DIGITS, file_hash
-from ..data.formats import all_gray
+from ..data.bags import DIGITS
+from ..data.formats import all_gray, content_of
 from ..drawing.figures import save_figure
 from ..scoring.pictures import PictureScores, View, count_levels, views_figure, worst_pictures
 from ..prediction.models import load_model
@@ -151,7 +151,7 @@ def has_learned(about:dict, path, sources)->list: # of a model; a file, pictures
     "Whether the model has learned from the mask of each picture. Raises `InputError`."
     learned = about['learned'] or {}
     files, numbers = ({*learned.get(k, ())} for k in ('files','numbers'))
-    if files and file_hash(path)[:DIGITS] in files:
+    if files and content_of(path)[:DIGITS] in files:
         return [True]*len(sources)
     known = lambda s: isinstance(s, WholeImage) and hashed(s.picture.values)[:DIGITS] in numbers
     return [bool(numbers) and known(s) for s in sources]

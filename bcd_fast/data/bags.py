@@ -433,7 +433,7 @@ def learned_pictures(self:Bags)->dict: # names of the pictures; hashes of their 
         names.append(f'{source.mask.pile}/{p.name}')
         numbers.append(hashed(p.values)[:DIGITS])
         if source.path and source.path not in files:
-            files[source.path] = file_hash(source.path)[:DIGITS]
+            files[source.path] = content_of(source.path)[:DIGITS]
     return dict(names=names, files=[*files.values()], numbers=numbers)
 
 # %% ../../nbs/data/14_bags.ipynb #ad0dee69
