@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'FIRST', 'bcd_train', 'bcd_demo', 'bcd_predict', 'bcd_eval', 'bcd_bench', 'bcd_check', 'bcd_export',
-           'bcd_figures', 'bcd_import', 'end_at_once', 'load', 'command']
+           'bcd_figures', 'bcd_import', 'bcd_waterfall', 'end_at_once', 'load', 'command']
 
 # %% ../nbs/environment.ipynb #8e5da6c9
 import importlib, os, signal, threading, warnings
@@ -27,7 +27,8 @@ COMMANDS = {
     'bcd_check': 'commands.check',
     'bcd_export': 'commands.predict',
     'bcd_figures': 'commands.gallery',
-    'bcd_import': 'commands.importing'} # where each is
+    'bcd_import': 'commands.importing',
+    'bcd_waterfall': 'commands.waterfall'} # where each is
 
 FIRST = {getattr(signal, n): n for n in ('SIGINT','SIGTERM','SIGHUP') if hasattr(signal, n)} # Windows has no SIGHUP
 
@@ -62,4 +63,5 @@ def command(name:str, *words)->int: # one of `COMMANDS`, perhaps a list of words
 
 # %% ../nbs/environment.ipynb #0c2a43a2
 bcd_train, bcd_demo, bcd_predict, bcd_eval = (partial(command, n) for n in list(COMMANDS)[:4])
-bcd_bench, bcd_check, bcd_export, bcd_figures, bcd_import = (partial(command, n) for n in list(COMMANDS)[4:])
+bcd_bench, bcd_check, bcd_export, bcd_figures, bcd_import = (partial(command, n) for n in list(COMMANDS)[4:9])
+bcd_waterfall = partial(command, 'bcd_waterfall')
