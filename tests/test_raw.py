@@ -1,4 +1,4 @@
-"Raw side-scan files become pictures with places; damaged ones end in a sentence. Files are written here, by the formats."
+"Raw side-scan files become pictures with places; damaged ones end in a sentence. The files are written here."
 import json, math, struct, subprocess, sys, tracemalloc, warnings
 import numpy as np, pytest, tifffile, torch
 from bcd_fast.commands.predict import bcd_predict
@@ -90,7 +90,8 @@ def three(kind):
     if kind == 'jsf':
         return [b'', *(jsf_side(sides(i)[0], 0, i)+jsf_side(sides(i)[1], 1, i) for i in range(3))]
     form = 2 if kind == 'sl2' else 3
-    return [sl_head(form), *(sl_frame([*sides(i)[0][::-1] % 256, *sides(i)[1] % 256], form, number=i) for i in range(3))]
+    heard = [np.concatenate([a[::-1], b]) % 256 for a, b in map(sides, range(3))]
+    return [sl_head(form), *(sl_frame(a.tolist(), form, number=i) for i, a in enumerate(heard))]
 
 
 def expected(kind, rows=3):
@@ -465,3 +466,15 @@ def test_regions_without_a_place():
 
 def test_suffixes_are_read_in_any_case():
     assert RAW_SUFFIXES == {'.xtf', '.jsf', '.sl2', '.sl3'}
+
+
+def test_no_two_files_share_a_name(tmp_path):
+    "Files of one name in two folders, and one that is named as a channel of another."
+    for folder in ('a', 'b'):
+        (tmp_path/folder).mkdir()
+    two_bands(tmp_path/'a/line.xtf')
+    for i, name in enumerate(('b/line.xtf', 'a/line_low.xtf')):
+        (tmp_path/name).write_bytes(xtf_head()+xtf_ping(sides(i+1)))
+    assert bcd_waterfall([str(tmp_path/'a'), str(tmp_path/'b'), '--out', str(tmp_path/'out')]) == 0
+    found = {p.name: int(read_pictures(p)[0].values[0, 0, -1]) for p in (tmp_path/'out').glob('*.tif')}
+    assert sorted(found.values()) == [55, 155, 255, 758]

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['WATERFALL', 'HELP', 'SAY', 'PLACE_OF', 'ON_MAP', 'waterfall_parser', 'ending', 'files_in', 'check_ours',
-           'write_waterfall', 'pieces_of', 'surveyed', 'make_waterfalls', 'maps_of', 'point_in',
+           'write_waterfall', 'prefixes', 'pieces_of', 'surveyed', 'make_waterfalls', 'maps_of', 'point_in',
            'regions_on_the_ground', 'mask_beside', 'placed_mask', 'place_masks', 'bcd_waterfall']
 
 # %% ../../nbs/commands/08_waterfall.ipynb #e25df3e0
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
 import json, numpy as np, tifffile
+from itertools import chain, count
 from pathlib import Path
 from ..core import (
     InputError, attempt, check_apart, in_short, make_folder, only_one, say_line, shown, tell, whole_file, write_whole)
@@ -20,7 +21,7 @@ from ..raw.waterfalls import RAW_SUFFIXES, SIDECAR, places_of, read_sidecar, row
 from ..data.formats import check_regular, read_pictures, unreadable
 from ..prediction.outputs import (
     GEO_SAYS, ON_EARTH, PIXELS, geojson_feature, on_earth, one_turn, polygons, regions, unwound)
-from ..prediction.predict import MARK, is_ours, output_stems
+from ..prediction.predict import MARK, folded, is_ours, output_stems
 
 # %% ../../nbs/commands/08_waterfall.ipynb #2acbc41a
 WATERFALL = 'Make pictures of raw side-scan files; with --place, place masks of such pictures on the earth.'
@@ -91,12 +92,20 @@ def write_waterfall(path:Path, values, there)->None: # (h,W) numbers, (h,W) bool
         if not there.all():
             f.write(there, photometric='mask', subfiletype=4, metadata=None)
 
-def pieces_of(s, b, a, stem:str, inputs)->int: # of `survey`, a channel of it, words, of the names -> how many
+def prefixes(stem:str, bands, taken:set)->list: # wanted stem; of `Band`; those of other files, filled here
+    "How the names of pictures begin, one a channel; no two files share one."
+    for s in chain([stem], (f'{stem}-{i}' for i in count(2))):
+        found = ['_'.join(filter(None, (s, b.name))) for b in bands]
+        if not taken & {*map(folded, found)}:
+            taken |= {*map(folded, found)}
+            return found
+
+def pieces_of(s, b, a, prefix:str, inputs)->int: # of `survey`, a channel of it, words, of `prefixes` -> how many
     "Write the pictures of a channel, and what lies beside them."
     n, digits, out = 0, max(6, len(str(len(b.track)))), Path(a.out)
     for first, values, there in rows_of(s, b, a.pings, a.overlap):
         numbers = f'{first:0{digits}d}-{first+len(values)-1:0{digits}d}'
-        name = '_'.join(filter(None, (stem, b.name, numbers)))
+        name = f'{prefix}_{numbers}'
         path = out/f'{name}.tif'
         check_ours(path, inputs)
         write_waterfall(path, values, there)
@@ -120,7 +129,7 @@ def make_waterfalls(a)->int: # words -> exit status
     "Write the pictures of all files. Raises `InputError`."
     if a.overlap>=a.pings:
         raise InputError(SAY['overlap'].format(overlap=a.overlap, pings=a.pings))
-    paths, notes, bad = files_in(a.files, RAW_SUFFIXES), [], []
+    paths, notes, bad, taken = files_in(a.files, RAW_SUFFIXES), [], [], set()
     with only_one(make_folder(a.out)):
         for path, stem in zip(paths, output_stems(paths)):
             try:
@@ -129,8 +138,8 @@ def make_waterfalls(a)->int: # words -> exit status
                 bad.append(str(e))
                 continue
             notes += s.notes
-            for b in bands:
-                n, spacing = pieces_of(s, b, a, stem, paths), b.grid[2]
+            for b, prefix in zip(bands, prefixes(stem, bands, taken)):
+                n, spacing = pieces_of(s, b, a, prefix, paths), b.grid[2]
                 wide = f' of {100*spacing:.3g} cm' if spacing>0 else ''
                 say_line(SAY['made'].format(file=path.name, n=n, pings=len(b.track), width=b.shape[1], wide=wide,
                                             out=a.out, band=f' ({b.name})' if b.name else ''))

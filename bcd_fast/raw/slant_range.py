@@ -71,7 +71,7 @@ def course(x, y, degrees:bool)->np.ndarray: # (H,) each, of `track` -> (H,) degr
 def headings(p:Places, x, y)->np.ndarray: # (H,) of `track` -> (H,) degrees, without jumps at north
     "Headings of the file, else courses. Raises `ValueError` where there are neither."
     told = np.asarray(p.heading, float)
-    h = told if np.isfinite(told).any() and np.any(told!=0) else course(x, y, p.degrees)
+    h = told if (np.isfinite(told) & (told!=0)).any() else course(x, y, p.degrees)
     known = np.isfinite(h)
     if not known.any():
         raise ValueError(PLACE_SAYS['still'])
