@@ -478,3 +478,23 @@ def test_no_two_files_share_a_name(tmp_path):
     assert bcd_waterfall([str(tmp_path/'a'), str(tmp_path/'b'), '--out', str(tmp_path/'out')]) == 0
     found = {p.name: int(read_pictures(p)[0].values[0, 0, -1]) for p in (tmp_path/'out').glob('*.tif')}
     assert sorted(found.values()) == [55, 155, 255, 758]
+
+
+def test_as_the_packages_read(tmp_path):
+    "What pyxtf and sonarlight make of the files of these tests."
+    pyxtf = pytest.importorskip('pyxtf')
+    (tmp_path/'a.xtf').write_bytes(b''.join(three('xtf')))
+    head, first, *_ = pyxtf.xtf_read_gen(str(tmp_path/'a.xtf'))
+    assert [a.tolist() for a in first.data] == [a.tolist() for a in sides(0)] and head.NavUnits == 3
+    assert (first.SensorXcoordinate, first.SensorYcoordinate, first.SensorHeading) == (11.5, 54.25, 90)
+    assert first.SensorPrimaryAltitude == 10 and first.ping_chan_headers[1].SlantRange == 50
+    at, frames = 8, []
+    for i in range(3):
+        frames.append(sl_frame([1, 2, 3, 4], number=i, first_byte=at))
+        at += len(frames[-1])
+    (tmp_path/'a.sl2').write_bytes(sl_head()+b''.join(frames))
+    table = known.Sonar(str(tmp_path/'a.sl2'), clean=False).df
+    track = survey(tmp_path/'a.sl2').bands[0].track.rows
+    assert np.allclose(table[['longitude', 'latitude', 'water_depth']].iloc[0],
+                       [track[k][0] for k in ('x', 'y', 'altitude')])
+    assert table['frames'].iloc[0].tolist() == [1, 2, 3, 4]

@@ -41,7 +41,7 @@ PLACE_SAYS = dict(
     none='its pings have no position',
     still='its pings have no heading, and their position does not change',
     range='its pings do not say how far they reach',
-    altitude='its pings do not say how high the sonar was: give --altitude in metres')
+    altitude='its pings do not say how high the sonar was: bcd_waterfall takes --altitude in metres')
 
 def metres_a_degree(latitude)->tuple: # degrees -> metres of a degree of longitude, of latitude
     "How long degrees are at a place (WGS 84)."
