@@ -24,6 +24,7 @@ from itertools import groupby
 from pathlib import Path
 from PIL import Image
 from ..core import InputError, check_choice, free_memory, in_short, shown
+from ..raw.waterfalls import SIDECAR
 from .images import BackgroundImages, Dataset, ObjectImages, hashed
 from .formats import (
     SUFFIXES, TIFF_SUFFIXES, Picture, all_gray, channels_of, read_pictures, with_channels)
@@ -43,7 +44,7 @@ LEFT_OUT = dict(
 def sort_of(p:Path)->str: # in a folder of pictures -> beside, folder, suffix, special, or picture
     "What something in a folder of pictures is; a broken link is taken for the picture that its name says."
     name, suffix = p.name.lower(), p.suffix.lower()
-    if name.startswith('.') or name in BESIDE or suffix in BESIDE:
+    if name.startswith('.') or name in BESIDE or suffix in BESIDE or name.endswith(SIDECAR):
         return 'beside'
     if os.path.isdir(p):
         return 'folder'

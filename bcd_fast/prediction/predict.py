@@ -592,7 +592,8 @@ def job_of(run:Run, path:Path, stem:str, sha256:str, sources)->Job: # wanted ste
     if line and line['pages']==len(sources):
         stem = line['stem']
     stem = run.names.choose(stem, path.name, len(sources), owner)
-    return Job(path, sha256, georeference(path, 'geojson' in run.to.write), stem, sources)
+    where = georeference(path, 'geojson' in run.to.write, run.reading.get('key'))
+    return Job(path, sha256, where, stem, sources)
 
 def predict_file(run:Run, path:Path, stem:str, sha256:str)->None: # wanted stem, of the content
     "Predict a file, or let its small pictures wait for others. Raises `InputError`, and what goes wrong in reading."
