@@ -324,6 +324,7 @@ print(n, peak_rss_mb()-before)
 '''
 
 
+@pytest.mark.slow
 def test_memory_is_flat(tmp_path):
     "200 MB take a few."
     a = [np.arange(32000, dtype=np.uint16)]*2
