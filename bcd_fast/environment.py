@@ -59,6 +59,7 @@ def end_at_once(number:int=signal.SIGINT, *_): # of a signal
     os.write(2, f'stopped by {what}.\n'.encode())
     os._exit(128+number)
 
+# %% ../nbs/environment.ipynb #d3e04fa1
 def load(name:str): # one of `COMMANDS` -> its function
     "Import a command; warnings of what is imported are not for users, and signals end the process."
     main = threading.current_thread() is threading.main_thread()
