@@ -12,7 +12,7 @@ import webbrowser
 from pathlib import Path
 from ..core import attempt, only_one, say_line, shown, tell
 from ..settings import Words, number
-from ..data.corrected import CORRECTED, pictures_of
+from ..data.corrected import corrected_folder, pictures_of
 from ..review.session import Masker, Review, listed, suggested
 from ..review.server import Server
 from .eval import model_folder
@@ -68,7 +68,7 @@ def serve(server:Server, browser:bool)->None: # whether one is to be opened
 def say_reviewed(review:Review)->int: # exit status
     "Say what was written."
     done = list(review.done.values())
-    where = shown(review.folder/CORRECTED)
+    where = shown(corrected_folder(review.folder))
     print('\n'+SAY['done'].format(n=len(done), folder=where, nothing=done.count('nothing')))
     return 0
 

@@ -57,11 +57,12 @@ def table_of(found)->pd.DataFrame: # of `Suggestion`
     "A line for each picture."
     return pd.DataFrame([(s.picture, s.why, s.gain) for s in found], columns=['picture','why','gain'])
 
-def quiet_ones(folder, found, left, n:int)->int: # with objects/ and backgrounds/; of `suggest`; pictures that were wanted
+def quiet_ones(folder, found, left, n:int)->int: # with objects/ and backgrounds/; of `suggest`; how many were wanted
     "How many pictures were looked at and have nothing to correct."
     twins = sum(len(names)-1 for names in sharing(folder).values()) # of all of them, `left` has one line
     return len(waiting_pictures(folder, n)[0])-len(found)-len(left)-twins
 
+# %% ../../nbs/commands/06_suggest.ipynb #835a5723
 def say_suggested(found, left, n:int, out, quiet:int=0 # of `suggest`; wanted; CSV or None; of `quiet_ones`
                  )->int: # exit status
     "Print the list, and write it where that is wanted."

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'THIN', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
            'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'DIGITS', 'Source', 'Known', 'Pile',
-           'Bags', 'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original',
-           'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at',
-           'drawn_in', 'least_left', 'held_back', 'groups_left', 'can_part', 'of_use', 'Parted', 'part_drawn',
-           'check_drawn', 'learned_from', 'learned_line', 'read_piles', 'read_bags']
+           'parted', 'Bags', 'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader',
+           'original', 'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number',
+           'looked_at', 'drawn_in', 'least_left', 'held_back', 'groups_left', 'can_part', 'of_use', 'Parted',
+           'part_drawn', 'check_drawn', 'learned_from', 'learned_line', 'read_piles', 'read_bags']
 
 # %% ../../nbs/data/14_bags.ipynb #a45c10b9
 import numpy as np, os, tempfile
@@ -65,6 +65,16 @@ class Pile:
 # %% ../../nbs/data/14_bags.ipynb #5dbc1d8a
 SCORED, UNSCORED = (.7,.1,.2), (.85,.15,0.) # of train, valid and test, with true masks and without
 
+def parted(n:int, fractions, seed:int, groups)->list: # as for `split_indices` -> as it
+    "Parts of a pile; of few pictures one is held out."
+    parts = split_indices(n, fractions, seed, groups)
+    each = n if groups is None else len(np.unique(groups))
+    if each>1 and not len(parts[1]):
+        one, test = 1/each, fractions[2]
+        parts = split_indices(n, (1-one-test, one, test), seed, groups)
+    return parts
+
+# %% ../../nbs/data/14_bags.ipynb #fdb50173
 @dataclass
 class Bags:
     "Two piles of whole pictures, each split into train, valid and test by picture or by group."
@@ -89,12 +99,7 @@ class Bags:
         pile = getattr(self, what)
         known = pile.learned_groups()
         free, groups = np.flatnonzero(~known), None if pile.groups is None else pile.groups[~known]
-        parts = split_indices(len(free), self.fractions, self.split_seed, groups)
-        n = len(free) if groups is None else len(np.unique(groups))
-        if n>1 and not len(parts[1]): # of few pictures one is held out
-            one, test = 1/n, self.fractions[2]
-            parts = split_indices(len(free), (1-one-test, one, test), self.split_seed, groups)
-        train, *others = (free[part] for part in parts)
+        train, *others = (free[part] for part in parted(len(free), self.fractions, self.split_seed, groups))
         return dict(zip(PARTS, [np.union1d(train, np.flatnonzero(known)), *others]))
     def original(self, what:str, i:int)->Picture: # 'objects' or 'backgrounds', number
         "A picture in its own resolution. Raises `InputError` when its file has changed."
@@ -353,21 +358,21 @@ def looked_at(masks, # path or `Picture` for each item of object pictures, some 
 
 
 # %% ../../nbs/data/14_bags.ipynb #fff6f7aa
-DRAWN_SAYS = dict(
-    objects='{objects} of {of_objects} object pictures have masks that {are} learned from',
-    backgrounds='{backgrounds} of {of_backgrounds} backgrounds were looked at',
-    unknown='{unknown:.1%} of the pixels of these masks are unknown',
-    left='{where}: {n} of the {what} are left without a mask that is learned from, and at least 2 are needed: add '
+DRAWN_SAYS = {
+    'objects': '{objects} of {of_objects} object pictures have masks that {are} learned from',
+    'backgrounds': '{backgrounds} of {of_backgrounds} backgrounds were looked at',
+    'unknown': '{unknown:.1%} of the pixels of these masks are unknown',
+    'left': '{where}: {n} of the {what} are left without a mask that is learned from, and at least 2 are needed: add '
          'pictures, or take masks away.',
-    held_objects='{n} masks of object pictures, which are kept to be held out and scored.',
-    held_backgrounds='{n} empty masks of backgrounds, which say no more than that these are backgrounds.',
-    nothing='{folder}: {names} left out: a mask of no picture. It has the path and the name of its picture, and the '
+    'held_objects': '{n} masks of object pictures, which are kept to be held out and scored.',
+    'held_backgrounds': '{n} empty masks of backgrounds, which say no more than that these are backgrounds.',
+    'nothing': '{folder}: {names} left out: a mask of no picture. It has the path and the name of its picture, and the '
             'suffix .png.',
-    unknown_all='{n} mask(s) without a known pixel: their pictures are learned from as if they had none.',
-    shows='warning: {names}: the mask of a background shows an object, which is learned from: the picture is to lie '
+    'unknown_all': '{n} mask(s) without a known pixel: their pictures are learned from as if they had none.',
+    'shows': 'warning: {names}: the mask of a background shows an object, which is learned from: the picture is to lie '
           'among the objects.',
-    mates='groups of {what}: all but one at most have a picture with a mask that is learned from, so pictures of such '
-          'groups are held out too, and scores may be too good.')
+    'mates': 'groups of {what}: all but one at most have a picture with a mask that is learned from, so pictures of '
+             'such groups are held out too, and scores may be too good.'}
 
 def drawn_in(folder)->tuple: # with corrected/, or without -> path of a picture -> `Drawn`; messages
     "The masks that a person drew. Raises `InputError`."
@@ -410,6 +415,7 @@ def of_use(drawn:dict)->tuple: # pile -> `Drawn` or None for each item; -> the s
     left = {what: [None if d is None or says_nothing(d) else d for d in of] for what, of in drawn.items()}
     return left, sum(d is not None and e is None for w, of in drawn.items() for d, e in zip(of, left[w]))
 
+# %% ../../nbs/data/14_bags.ipynb #651762d0
 @dataclass
 class Parted:
     "The items of a set, those with masks that are learned from for themselves."

@@ -82,6 +82,7 @@ def read_corrected(path, # of `corrected_path`
         raise InputError(SAY['mode'].format(path=path, found=mode))
     return check_mask(mask, path, shape)
 
+# %% ../../nbs/data/13_corrected.ipynb #ae791302
 def corrected_of(folder)->dict: # as for `pictures_of`; -> name of a picture -> path of its mask
     "The corrected masks that there are."
     found = {name: corrected_path(folder, name) for name in pictures_of(folder)}

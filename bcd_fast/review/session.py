@@ -18,8 +18,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from ..core import InputError, in_short, make_folder, say_line, shown, write_whole
 from ..data.corrected import (
-    CORRECTED, DRAFTS, GROUND, OBJECT, UNKNOWN, check_mask, corrected_of, corrected_path, pictures_of, png_bytes,
-    read_corrected, write_corrected)
+    DRAFTS, GROUND, OBJECT, UNKNOWN, check_mask, corrected_folder, corrected_of, corrected_path, pictures_of,
+    png_bytes, read_corrected, write_corrected)
 from ..data.folders import TABLES, cells_of, decoded
 from ..data.formats import read_pictures
 from ..data.images import PILES
@@ -98,7 +98,7 @@ class Draft:
 
 def draft_path(folder, name:str)->Path: # of `pictures_of`: folder, name of a picture
     "Where the draft of a picture lies."
-    return Path(folder)/CORRECTED/DRAFTS/PurePosixPath(name).with_suffix('.png')
+    return corrected_folder(folder)/DRAFTS/PurePosixPath(name).with_suffix('.png')
 
 def check_draft(d:Draft, name)->Draft: # what messages call it
     "Raise `InputError` for values that no page writes."
