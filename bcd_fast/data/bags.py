@@ -370,7 +370,7 @@ DRAWN_SAYS = {
             'suffix .png.',
     'unknown_all': '{n} mask(s) without a known pixel: their pictures are learned from as if they had none.',
     'shows': 'warning: {names}: the mask of a background shows an object, which is learned from: the picture is to lie '
-          'among the objects.',
+             'among the objects.',
     'mates': 'groups of {what}: all but one at most have a picture with a mask that is learned from, so pictures of '
              'such groups are held out too, and scores may be too good.'}
 
