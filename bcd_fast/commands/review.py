@@ -12,17 +12,19 @@ import webbrowser
 from pathlib import Path
 from ..core import attempt, only_one, say_line, shown, tell
 from ..settings import Words, number
-from ..data.corrected import CORRECTED, pictures_of
+from ..data.corrected import corrected_folder, pictures_of
 from ..review.session import Masker, Review, listed, suggested
 from ..review.server import Server
+from .eval import model_folder
 
 # %% ../../nbs/commands/07_review.ipynb #93157898
 REVIEW = 'Look at predicted masks in the browser, and correct them.'
 HELP = dict(
-    model='model folder: model.json and model.safetensors',
+    model='folder of a model (model.json, model.safetensors), or of the run that made it',
     folder='folder with objects/ and backgrounds/; masks are written to corrected/ in it',
     pictures='text or table that names the pictures to look at (default: those that the model is least sure of)',
     number='how many pictures, where none are named (default: 10)',
+    key='HDF5: name of the data set of pictures',
     port='of the page (default: one that is free)',
     browser='print the address, and open no browser')
 
@@ -33,6 +35,7 @@ def review_parser()->Words:
     p.add_argument('folder', metavar='DIR', help=HELP['folder'])
     p.add_argument('--pictures', metavar='FILE', help=HELP['pictures'])
     p.add_argument('--number', type=number(int, least=1), default=10, metavar='N', help=HELP['number'])
+    p.add_argument('--key', help=HELP['key'])
     p.add_argument('--port', type=number(int, least=0, most=65535), default=0, help=HELP['port'])
     p.add_argument('--no-browser', action='store_true', help=HELP['browser'])
     return p
@@ -43,11 +46,11 @@ SAY = {
     'end': 'each stroke is saved; Ctrl-C here ends the review.',
     'done': '{n} corrected mask(s) in {folder}, {nothing} of them of pictures where nothing is'}
 
-def open_review(model, folder, pictures=None, n:int=10)->tuple: # as of the command -> `Review`, sentences
+def open_review(model, folder, pictures=None, n:int=10, key=None)->tuple: # as of the command -> `Review`, sentences
     "The pictures of a session. Raises `InputError`."
-    every, masker = pictures_of(folder), Masker(model)
+    every, masker = pictures_of(folder), Masker(model_folder(model), key)
     names, bad = (listed(folder, pictures), []) if pictures else suggested(folder, masker, n)
-    return Review(Path(folder), {name: every[name] for name in names}, masker), bad
+    return Review(Path(folder), {name: every[name] for name in names}, masker, key=key), bad
 
 def serve(server:Server, browser:bool)->None: # whether one is to be opened
     "Show the page until Ctrl-C."
@@ -65,7 +68,7 @@ def serve(server:Server, browser:bool)->None: # whether one is to be opened
 def say_reviewed(review:Review)->int: # exit status
     "Say what was written."
     done = list(review.done.values())
-    where = shown(review.folder/CORRECTED)
+    where = shown(corrected_folder(review.folder))
     print('\n'+SAY['done'].format(n=len(done), folder=where, nothing=done.count('nothing')))
     return 0
 
@@ -75,7 +78,7 @@ def bcd_review(words=None)->int: # words of the command line -> exit status
     def work():
         pictures_of(a.folder) # before anything is written there
         with only_one(a.folder):
-            review, bad = open_review(a.model, a.folder, a.pictures, a.number)
+            review, bad = open_review(a.model, a.folder, a.pictures, a.number, a.key)
             tell('left out:', bad)
             serve(Server(review, a.port), not a.no_browser)
         return say_reviewed(review)

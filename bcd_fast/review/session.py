@@ -18,8 +18,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from ..core import InputError, in_short, make_folder, say_line, shown, write_whole
 from ..data.corrected import (
-    CORRECTED, DRAFTS, GROUND, OBJECT, UNKNOWN, check_mask, corrected_of, corrected_path, pictures_of, png_bytes,
-    read_corrected, write_corrected)
+    DRAFTS, GROUND, OBJECT, UNKNOWN, check_mask, corrected_folder, corrected_of, corrected_path, pictures_of,
+    png_bytes, read_corrected, write_corrected)
 from ..data.folders import TABLES, cells_of, decoded
 from ..data.formats import read_pictures
 from ..data.images import PILES
@@ -98,7 +98,7 @@ class Draft:
 
 def draft_path(folder, name:str)->Path: # of `pictures_of`: folder, name of a picture
     "Where the draft of a picture lies."
-    return Path(folder)/CORRECTED/DRAFTS/PurePosixPath(name).with_suffix('.png')
+    return corrected_folder(folder)/DRAFTS/PurePosixPath(name).with_suffix('.png')
 
 def check_draft(d:Draft, name)->Draft: # what messages call it
     "Raise `InputError` for values that no page writes."
@@ -170,13 +170,14 @@ MOST, MOST_SIDE = 2**25, 2**14 # pixels of a picture, and of a side, that a brow
 
 class Masker:
     "The model of a folder: path of a picture -> probabilities."
-    def __init__(self, model_dir): # with model.json and model.safetensors
-        self.model, self.about = load_model(model_dir)
+    def __init__(self, model_dir, # with model.json and model.safetensors
+                 key:str=None): # HDF5: name of the data set
+        (self.model, self.about), self.key = load_model(model_dir), key
         self.threshold, channels = self.about['threshold'], self.about['masker']['channels']
         self.bands = None if channels in (1,3) else channels # of a file; gray and colours are shown as they are
     def __call__(self, path)->np.ndarray: # (H,W) float32 in [0,1]
         "The prediction for a file of one picture. Raises `InputError` where it is not for the model."
-        found = read_pictures(path, self.about['masker']['channels'], self.about['nodata'])
+        found = read_pictures(path, self.about['masker']['channels'], self.about['nodata'], self.key)
         if len(found)!=1:
             raise InputError(ONE.format(path=path, n=len(found)))
         source, = for_model([WholeImage(found[0])], self.about)
@@ -194,9 +195,9 @@ def packed(a)->bytes: # (H,W) uint8
     "Bytes of a mask as browsers inflate them. As a picture they would pass a canvas, which some browsers alter."
     return zlib.compress(np.ascontiguousarray(a).tobytes(), 1)
 
-def shown_of(path, name:str, masker)->Shown: # of a picture; of `pictures_of`; `Masker`
+def shown_of(path, name:str, masker, key:str=None)->Shown: # of a picture; of `pictures_of`; `Masker`; as for it
     "Read and predict a picture. Raises `InputError` where it cannot be shown."
-    image = eight_bits(path, masker.bands)
+    image = eight_bits(path, masker.bands, key)
     h, w = image.shape[:2]
     if h*w>MOST or max(h, w)>MOST_SIDE:
         raise InputError(SAY['large'].format(name=name, h=h, w=w, most=MOST, side=MOST_SIDE))
@@ -211,13 +212,14 @@ class Review:
     masker: object # `Masker`
     done: dict = field(default_factory=dict) # name -> right or nothing, in this session
     shapes: dict = field(default_factory=dict) # number -> (H,W)
+    key: str = None # HDF5: name of the data set
     def __post_init__(self):
         self.names = list(self.pictures)
         self.ahead = Ahead(self.prepare, len(self.names))
     def prepare(self, i:int)->Shown: # number of a picture
         "Read and predict a picture."
         name = self.name(i)
-        s = shown_of(self.pictures[name], name, self.masker)
+        s = shown_of(self.pictures[name], name, self.masker, self.key)
         self.shapes[i] = s.shape
         return s
     def name(self, i:int)->str: # of `pictures_of`
