@@ -172,6 +172,9 @@ BAD = {
     'other sizes, no word': (annotation(segmentation=dict(size=[3, 3], counts=[9])), 'of [3, 3] in one of 24'),
     'other sizes, labelme': (LABELME | dict(imageHeight=99), 'was labelled with (99, 36) pixels'),
     'unknown labels': (tasks_of(brushed(label='wreck')), 'has the labels wreck alone'),
+    'unknown labels, labelme': (LABELME | dict(shapes=[LABELME['shapes'][0] | dict(label='wreck')]),
+                                'has the labels wreck alone'),
+    'other pictures, QGIS': (geojson(mask_of(0)), 'export.tif is no picture of'),
     'unknown labels, COCO': (annotation(category_id=7), 'has the labels category 7 alone'),
     'not looked at': (tasks_of(), 'nobody has labelled any of its 1 pictures'),
     'cancelled': (tasks_of(brushed(), was_cancelled=True), 'nobody has labelled any of its 1 pictures'),
@@ -198,14 +201,78 @@ def test_bad_exports(name, data, take, tmp_path):
     assert not (data/'corrected').exists()
 
 
-@pytest.mark.parametrize('tool', (label_studio, coco))
+def seven(out):
+    "A file of an export that is a file a picture."
+    return next(p for p in sorted(out.rglob('*7*')) if p.suffix in ('.json', '.geojson', '.tif'))
+
+
+@pytest.mark.parametrize('tool', (label_studio, coco, labelme, qgis, napari))
 @pytest.mark.parametrize('share', (0, .3, .99))
 def test_cut_files(tool, share, data, take, tmp_path):
     path = tool(data, tmp_path/'out')
+    path = seven(path) if path.is_dir() else path
     path.write_bytes(path.read_bytes()[:int(share*path.stat().st_size)])
     status, out, err = take(path)
     assert (status, out) == (2, '') and err.count('\n') == 1
-    assert ('neither JSON' if share == 0 else 'is no whole JSON') in err
+    whole = 'cannot be read as a TIFF' if tool is napari else 'is no whole JSON'
+    assert ('neither JSON' if share == 0 else whole) in err
+
+
+@pytest.mark.parametrize('tool', (labelme, qgis, napari))
+def test_one_of_several_files_is_cut(tool, data, take, tmp_path):
+    out = tool(data, tmp_path/'out')
+    path = seven(out)
+    path.write_bytes(path.read_bytes()[:60])
+    status, said, err = take(out, '--empty')
+    assert status == 2 and '3 mask(s)' in said and str(path) in err and len(corrected_of(data)) == 3
+
+
+def test_bad_layers_of_labels(data, take, tmp_path):
+    "napari has neither names of pictures in its files nor labels: what they lie beside and their size tell."
+    for name, shape, said in (('elsewhere', SHAPE, 'elsewhere.tif is no picture of'),
+                              ('9', SHAPE[::-1], 'was labelled with (36, 24) pixels'),
+                              ('7', SHAPE, 'may be objects/north/7.png or objects/south/7.png')):
+        path = tmp_path/f'{name}.labels.tif'
+        tifffile.imwrite(path, np.eye(*shape, dtype=np.int32), photometric='minisblack')
+        status, out, err = take(path)
+        assert (status, out, err.count('\n')) == (2, '', 1) and said in err
+        path.unlink()
+
+
+def cvat():
+    "A file of COCO as CVAT 2 exports it: attributes, polygons, run lengths of masks as lists of numbers."
+    attributes = dict(occluded=False, rotation=0.0, track_id=0, keyframe=True)
+    ring = [4.0, 3.0, 11.0, 3.0, 11.0, 9.0, 4.0, 9.0]
+    runs = dict(size=list(SHAPE), counts=[30*24+18, 6, 18, 6, 18, 6, 18, 6, 18, 6, 18, 6])
+    shapes = (dict(segmentation=[ring], area=42.0, bbox=[4.0, 3.0, 7.0, 6.0], iscrowd=0),
+              dict(segmentation=runs, area=36.0, bbox=[30.0, 18.0, 6.0, 6.0], iscrowd=1))
+    annotations = [dict(id=i, image_id=1, category_id=1, attributes=attributes) | s for i, s in enumerate(shapes, 1)]
+    images = [dict(id=i, width=SHAPE[1], height=SHAPE[0], file_name=n, license=0, flickr_url='', coco_url='',
+                   date_captured=0) for i, n in enumerate(NAMES, 1)]
+    info = dict(contributor='', date_created='', description='', url='', version='', year='')
+    categories = [dict(id=i, name=n, supercategory='') for i, n in enumerate(('object', 'unknown'), 1)]
+    return dict(licenses=[dict(name='', id=0, url='')], info=info, categories=categories, images=images,
+                annotations=annotations)
+
+
+def test_cvat(data, take, tmp_path):
+    "Polygons, and masks (which CVAT marks as crowds); pictures that nobody has labelled are left."
+    status, out, err = take(save(tmp_path/'instances_default.json', cvat()))
+    assert (status, err) == (0, '') and '1 mask(s)' in out and '3 picture(s) not looked at' in out
+    wanted = np.zeros(SHAPE)
+    wanted[3:9, 4:11] = wanted[18:, 30:] = 255
+    assert (read_corrected(data/'corrected/objects/north/7.png', SHAPE) == wanted).all()
+
+
+def test_cvat_unknown_pixels(data, take, tmp_path):
+    content = cvat()
+    content['annotations'][1]['category_id'] = 2
+    assert take(save(tmp_path/'export.json', content))[0] == 0
+    mask = read_corrected(data/'corrected/objects/north/7.png', SHAPE)
+    assert (mask[18:, 30:] == 127).all() and (mask == 255).sum() == 42 and (mask > 0).sum() == 78
+    content['annotations'][1]['segmentation']['counts'][0] += 1
+    status, _, err = take(save(tmp_path/'export.json', content))
+    assert status == 2 and 'annotation 2' in err and err.count('\n') == 1
 
 
 def test_two_files_of_one_mask(data, take, tmp_path):
@@ -256,7 +323,7 @@ def test_previews_of_16_bits(data, tmp_path):
     write_label_studio(marked(data), tmp_path/'out', data)
     tasks = json.loads((tmp_path/'out/tasks.json').read_text())
     shown = [t['data']['image'] for t in tasks]
-    assert ['previews' in s for s in shown] == [n in SIXTEEN for n in NAMES]
+    assert ['/previews/' in s for s in shown] == [n in SIXTEEN for n in NAMES]
     assert shown[3].endswith('data/backgrounds/north/b%201%2B2.png')
     for i, name in enumerate(SIXTEEN):
         a = np.asarray(Image.open(tmp_path/'out/previews'/f'{name}.png')).astype(float)
@@ -273,7 +340,7 @@ def test_turned_photographs(data, take, tmp_path):
     assert status == 2 and 'has an EXIF entry that turns it' in err
     write_label_studio([(data/'objects/t.jpg', mask_of(0), None, .5)], tmp_path/'out', data)
     task, = json.loads((tmp_path/'out/tasks.json').read_text())
-    assert 'previews' in task['data']['image']
+    assert task['data']['image'].endswith('/t.jpg.png')
     task['annotations'] = task['predictions']
     assert take(save(tmp_path/'export.json', [task]))[0] == 0
 

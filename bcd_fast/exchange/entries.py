@@ -4,22 +4,25 @@
 
 # %% auto #0
 __all__ = ['MALFORMED', 'ODD', 'NEUTRAL', 'SHOWN', 'SHOWN_BY_BROWSERS', 'UPLOADS', 'UPLOADED', 'SAY', 'ONE', 'PLAIN',
-           'ORIENTATION', 'Labels', 'Entry', 'drawn', 'composed', 'understood', 'local_name', 'stem_parts', 'equal_end',
-           'best_fits', 'Names', 'name_below', 'shape_of', 'opened', 'is_turned', 'shown_as_stored', 'eight_bits']
+           'ORIENTATION', 'WRITTEN', 'HEAD', 'FILES_SAYS', 'Labels', 'Entry', 'drawn', 'composed', 'understood',
+           'local_name', 'stem_parts', 'equal_end', 'best_fits', 'Names', 'name_below', 'shape_of', 'opened',
+           'is_turned', 'shown_as_stored', 'eight_bits', 'Said', 'Files', 'for_each']
 
 # %% ../../nbs/exchange/00_entries.ipynb #bd8de101
-import numpy as np, os, posixpath, re, unicodedata
+import hashlib, json, numpy as np, os, posixpath, re, unicodedata
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from PIL import Image
+from fastcore.basics import patch
 from urllib.parse import parse_qs, unquote, urlsplit
-from ..core import InputError
+from ..core import InputError, Unwritten, adding_to, make_folder, sentence, sweep, write_whole
 from ..data.images import visible
 from ..data.formats import SUFFIXES, read_pictures
 from ..data.normalisation import fit_normalisation
 from ..prediction.tiles import open_images
+from ..prediction.predict import whole_lines
 from ..data.images import PILES
 from ..data.corrected import GROUND, OBJECT, UNKNOWN, corrected_path
 
@@ -166,8 +169,11 @@ class Names:
 def name_below(path, top)->str: # a file, a folder above it -> such as objects/site/7.tif
     "The name of a file below a folder; a pile's own name belongs to it."
     path, top = Path(os.path.abspath(path)), Path(os.path.abspath(top)) # links keep their own names
-    name = path.relative_to(top).as_posix() if top in path.parents else path.name
-    return f'{top.name}/{name}' if top.name in PILES and top in path.parents else name
+    if top not in path.parents:
+        return path.name
+    name = path.relative_to(top.parent if top.name.lower() in PILES else top).as_posix()
+    pile, slash, rest = name.partition('/')
+    return f'{pile.lower()}/{rest}' if slash and pile.lower() in PILES else name # they may be in capitals
 
 # %% ../../nbs/exchange/00_entries.ipynb #fefd089b
 ONE = '{path} holds {n} pictures: labelling tools are given files of one picture; split it.'
@@ -208,3 +214,79 @@ def eight_bits(path, channels:int=None)->np.ndarray: # as for `read_pictures` ->
         a = (255*visible(fit_normalisation('auto', [p])(p.values, p.valid))).round().astype(np.uint8)
     a = a if p.valid is None else np.where(p.valid, a, np.uint8(0))
     return a[0] if len(a)==1 else a.transpose(1, 2, 0)
+
+# %% ../../nbs/exchange/00_entries.ipynb #eacc13f6
+WRITTEN = 'written.jsonl' # in a folder for a tool
+HEAD = json.dumps(dict(about='files written by bcd_fast for a labelling tool', version=1))
+FILES_SAYS = {
+    'kept': '{path} was changed since it was written, or is of something else: it stays as it is.',
+    'there': '{path} is not as it was written here: move it away, or choose another folder.',
+    'record': '{path} is no record of what was written: move it away, or choose another folder.'}
+
+@dataclass
+class Said:
+    "Sentences about single pictures."
+    kept: list = field(default_factory=list) # of files that stay as they are
+    left_out: list = field(default_factory=list) # of pictures that a tool is not given
+
+@dataclass
+class Files:
+    "A folder for a tool, where nothing but ours is replaced. Raises `InputError` for another's record."
+    out: Path # made if it is not there
+    hashes: dict = field(default_factory=lambda: defaultdict(set)) # name of a file -> of all that was written there
+    def __post_init__(self):
+        self.out, record = make_folder(self.out), Path(self.out)/WRITTEN
+        for folder in (self.out, *(p for p in self.out.rglob('*') if p.is_dir())):
+            sweep(folder, {'.json','.jsonl','.png','.tif','.xml'})
+        lines = whole_lines(record)
+        if record.is_dir() or lines[:1]!=[json.loads(HEAD)] and record.exists() and record.stat().st_size:
+            raise InputError(FILES_SAYS['record'].format(path=record))
+        if not lines:
+            write_whole(record, f'{HEAD}\n'.encode())
+        for l in lines[1:]:
+            self.hashes[str(l.get('file'))].add(l.get('sha256'))
+    def is_changed(self, name:str)->bool: # of a file
+        "Whether something else lies there."
+        path = self.out/name
+        if not path.is_file():
+            return os.path.lexists(path)
+        return path.is_symlink() or hashlib.sha256(path.read_bytes()).hexdigest() not in self.hashes[name]
+    def note(self, name:str, sha256:str)->None: # of a file; of its content
+        "Write down what will lie there. Raises `InputError` where that is not possible."
+        if sha256 not in self.hashes[name]:
+            record = self.out/WRITTEN
+            with adding_to(record), open(record, 'a') as f:
+                f.write('\n'+json.dumps(dict(file=name, sha256=sha256))+'\n')
+            self.hashes[name].add(sha256)
+
+# %% ../../nbs/exchange/00_entries.ipynb #f454b0a5
+@patch
+def put(self:Files, name:str, data:bytes, # of a file, with folders; its content
+        said:Said=None # of what a person may change: where a sentence is added if it was
+       )->Path:
+    "Write a file. Raises `InputError` where something else lies there that may not stay."
+    path, there = self.out/name, self.is_changed(name)
+    if there and not (path.is_file() and path.read_bytes()==data):
+        if said is None:
+            raise InputError(FILES_SAYS['there'].format(path=path))
+        said.kept.append(FILES_SAYS['kept'].format(path=path))
+        return path
+    self.note(name, hashlib.sha256(data).hexdigest())
+    if path.is_file() and path.read_bytes()==data:
+        return path
+    make_folder(path.parent)
+    return write_whole(path, data)
+
+def for_each(found, work, # of what the writers are given; (path, mask, prob, threshold) -> anything
+             said:Said=None # where a sentence is added for a picture that cannot be given
+            ): # yields what `work` gave
+    "Do something for each picture. Raises `InputError` without `said`, and for a full disk."
+    for item in found:
+        try:
+            yield work(*item)
+        except Unwritten:
+            raise
+        except (InputError, OSError) as e:
+            if said is None:
+                raise
+            said.left_out.append(sentence(e))

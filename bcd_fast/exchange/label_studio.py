@@ -5,17 +5,20 @@
 # %% auto #0
 __all__ = ['WORD', 'SIZES', 'LONGEST', 'SHORT', 'NUMBERS', 'CLAIMS', 'INTERFACE', 'OUTSIDE', 'READ_SAYS', 'GEOMETRY', 'packed',
            'runs', 'encode_brush', 'literal', 'block_at', 'decode_brush', 'brush_mask', 'brush_region',
-           'encode_regions', 'brush_prediction', 'local_address', 'above_all', 'shown_file', 'write_label_studio',
-           'picture_of', 'newest', 'painted', 'refusal', 'brush_drawing', 'task_entry', 'read_label_studio']
+           'encode_regions', 'brush_prediction', 'local_address', 'above_all', 'document_root', 'shown_file',
+           'write_label_studio', 'picture_of', 'newest', 'painted', 'refusal', 'brush_drawing', 'task_entry',
+           'read_label_studio']
 
 # %% ../../nbs/exchange/01_label_studio.ipynb #4ecbdf2c
 import json, numpy as np, os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
-from ..core import InputError, make_folder, write_whole
+from xml.sax.saxutils import escape
+from ..core import InputError
 from ..data.corrected import png_bytes
-from .entries import Entry, drawn, eight_bits, name_below, shown_as_stored, understood
+from .entries import (
+    Entry, Files, Said, drawn, eight_bits, for_each, name_below, shown_as_stored, understood)
 from ..prediction.outputs import mean_score, regions
 
 # %% ../../nbs/exchange/01_label_studio.ipynb #58bdbff3
@@ -136,7 +139,9 @@ def encode_regions(numbers)->list: # (H,W) of `regions` -> of `encode_brush` of 
     return out
 
 def brush_prediction(mask, prob, threshold:float, # (H,W) bool, (H,W) in [0,1] or None; of the mask
-                     label:str='object')->dict:
+                     label:str='object',
+                     version:str='bcd_fast' # of the model
+                    )->dict:
     "All regions of a mask as one prediction."
     numbers, places = regions(mask)
     found = [brush_region(i, rle, mask.shape, label) for i, rle in enumerate(encode_regions(numbers), 1)]
@@ -144,7 +149,7 @@ def brush_prediction(mask, prob, threshold:float, # (H,W) bool, (H,W) in [0,1] o
         for i, (region, s) in enumerate(zip(found, places), 1):
             region['score'] = mean_score(prob[s], numbers[s]==i)
     score = mean_score(prob, mask) if prob is not None and np.any(mask) else 0.
-    return dict(model_version=f'bcd_fast, threshold {threshold:g}', score=score, result=found)
+    return dict(model_version=f'{version}, threshold {threshold:g}', score=score, result=found)
 
 def local_address(path, root)->str:
     "How Label Studio is told of a file of its own machine. Raises `InputError` for one outside of the root."
@@ -158,32 +163,37 @@ def above_all(paths)->Path:
     "The deepest folder above all paths."
     return Path(os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in paths]))
 
-def shown_file(path, preview)->Path: # a picture; where its PNG would lie
+def document_root(files, root=None)->Path: # that are shown; Label Studio's document root, None: by default
+    "The folder that holds the deepest folder above all files: Label Studio's local storage must lie below the root."
+    return Path(os.path.abspath(root)) if root else above_all(files).parent
+
+def shown_file(path, name:str, files:Files)->Path: # a picture; its name
     "What a browser is given of a picture: the file itself, or a PNG that is written now."
     if shown_as_stored(path):
         return Path(path)
-    make_folder(preview.parent)
-    return write_whole(preview, png_bytes(eight_bits(path)))
+    return files.put(f'previews/{name}.png', png_bytes(eight_bits(path)))
 
 def write_label_studio(found:Iterable, # of (path of a picture, (H,W) bool, (H,W) in [0,1] or None, threshold)
                        out, top, # folder for the files, made if it is not there; folder that names are relative to
-                       root=None, # Label Studio's document root; None: the deepest folder above all files
-                       label:str='object' # of what is masked
-                      )->Path: # the root
+                       root=None, # Label Studio's document root, for None as `document_root`
+                       label:str='object', # of what is masked
+                       version:str='bcd_fast', # of the model
+                       said:Said=None # where sentences about single pictures are added
+                      )->list: # paths of the files that are shown
     "Write tasks with predictions. Raises `InputError` for a picture outside of the root."
-    out, files, tasks = make_folder(out), [], []
-    for path, mask, prob, threshold in found:
+    files = Files(out)
+    def task_of(path, mask, prob, threshold):
         name = name_below(path, top)
-        preview = out/'previews'/(name+'.png')
-        files.append(shown_file(path, preview))
-        prediction = brush_prediction(np.asarray(mask, bool), prob, threshold, label)
-        tasks.append(dict(data=dict(image='', picture=name), predictions=[prediction]))
-    root = Path(root) if root else above_all([*files, out/'tasks.json'])
-    for task, file in zip(tasks, files):
-        task['data']['image'] = local_address(file, root)
-    write_whole(out/'tasks.json', json.dumps(tasks).encode())
-    write_whole(out/'label_config.xml', INTERFACE.format(label=label).encode())
-    return root
+        prediction = brush_prediction(np.asarray(mask, bool), prob, threshold, label, version)
+        task = dict(data=dict(image='', picture=name), predictions=[prediction])
+        return shown_file(path, name, files), task
+    made = [*for_each(found, task_of, said)]
+    seen = [file for file, _ in made]
+    for file, task in made:
+        task['data']['image'] = local_address(file, document_root(seen, root))
+    files.put('tasks.json', json.dumps([task for _, task in made]).encode())
+    files.put('label_config.xml', INTERFACE.format(label=escape(label, {'"': '&quot;'})).encode(), said or Said())
+    return seen
 
 # %% ../../nbs/exchange/01_label_studio.ipynb #7db857cc
 READ_SAYS = {

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from PIL import Image, ImageDraw
 from .. import __version__
-from ..core import make_folder, write_whole
 from ..data.corrected import png_bytes
-from .entries import Entry, drawn, eight_bits, name_below, understood
+from .entries import Entry, Files, Said, drawn, eight_bits, for_each, name_below, understood
 from ..prediction.outputs import mean_score, regions
 
 # %% ../../nbs/exchange/03_labelme.ipynb #d64066c3
@@ -46,17 +45,17 @@ def labelme_file(name:str, mask, # of a picture; (H,W) bool
 
 def write_labelme(found:Iterable, # of (path of a picture, (H,W) bool, (H,W) in [0,1] or None, threshold)
                   out, top, # folder for the files, made if it is not there; folder that names are relative to
-                  label:str='object' # of what is masked
+                  label:str='object', # of what is masked
+                  said:Said=None # where sentences about single pictures are added
                  )->list: # paths of the JSON files
-    "Write a folder that labelme opens."
-    written = []
-    for path, mask, prob, threshold in found:
+    "Write a folder that labelme opens; files that somebody has saved there stay. Raises `InputError`."
+    files, said_kept = Files(out), said or Said()
+    def file_of(path, mask, prob, threshold):
         name = name_below(path, top)
-        place = make_folder((Path(out)/name).parent)/Path(name).name
-        write_whole(f'{place}.png', png_bytes(eight_bits(path)))
+        files.put(f'{name}.png', png_bytes(eight_bits(path)))
         content = labelme_file(name, np.asarray(mask, bool), prob, threshold, label)
-        written.append(write_whole(f'{place}.json', json.dumps(content).encode()))
-    return written
+        return files.put(f'{name}.json', json.dumps(content).encode(), said_kept)
+    return [*for_each(found, file_of, said)]
 
 # %% ../../nbs/exchange/03_labelme.ipynb #5a443b39
 SAY = {

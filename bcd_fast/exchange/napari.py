@@ -6,11 +6,11 @@
 __all__ = ['ENDING', 'WRITER', 'SAY', 'write_napari', 'read_labels', 'labels_entry']
 
 # %% ../../nbs/exchange/04_napari.ipynb #d667948b
-import numpy as np, tifffile
+import io, numpy as np, tifffile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from ..core import InputError, in_short, make_folder, whole_file
-from .entries import Entry, name_below
+from ..core import InputError, in_short
+from .entries import Entry, Files, Said, for_each, name_below
 from ..prediction.outputs import regions
 
 # %% ../../nbs/exchange/04_napari.ipynb #3ed14bec
@@ -24,20 +24,21 @@ SAY = {
     'picture': '{path} has no pixel that is 0, nothing, and {n} other values: it is no layer of labels.'}
 
 def write_napari(found:Iterable, # of (path of a picture, (H,W) bool, (H,W) in [0,1] or None, threshold)
-                 out, top # folder for the files, made if it is not there; folder that names are relative to
+                 out, top, # folder for the files, made if it is not there; folder that names are relative to
+                 said:Said=None # where sentences about single pictures are added
                 )->list: # of paths
-    "Write labels, one a connected region. Raises `InputError` for two pictures of equal name."
-    written = []
-    for path, mask, _, _ in found:
+    "Write labels, one a connected region; layers that somebody has saved stay. Raises `InputError` for equal names."
+    files, said_kept, names = Files(out), said or Said(), set()
+    def file_of(path, mask, prob, threshold):
         name = PurePosixPath(name_below(path, top))
-        to = make_folder(Path(out)/name.parent)/f'{name.stem}{ENDING}.tif'
-        if to in written:
-            raise InputError(SAY['double'].format(path=to))
-        numbers = regions(np.asarray(mask, bool))[0].astype(np.int32)
-        with whole_file(to) as half:
-            tifffile.imwrite(half, numbers, compression='zlib', photometric='minisblack', description=WRITER)
-        written.append(to)
-    return written
+        to = (name.parent/f'{name.stem}{ENDING}.tif').as_posix()
+        if to in names:
+            raise InputError(SAY['double'].format(path=files.out/to))
+        names.add(to)
+        buffer, numbers = io.BytesIO(), regions(np.asarray(mask, bool))[0].astype(np.int32)
+        tifffile.imwrite(buffer, numbers, compression='zlib', photometric='minisblack', description=WRITER)
+        return files.put(to, buffer.getvalue(), said_kept)
+    return [*for_each(found, file_of, said)]
 
 # %% ../../nbs/exchange/04_napari.ipynb #92c08b5c
 def read_labels(path)->tuple: # -> (H,W) integers, whether it was only written here

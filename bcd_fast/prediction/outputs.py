@@ -8,7 +8,8 @@ __all__ = ['OUTPUTS', 'DAMAGED', 'CORNERS', 'GEO_TAGS', 'TIFF_HEADS', 'JPEG_2000
            'bounding_box', 'mean_score', 'coco_annotations', 'coco_file', 'outline', 'polygons', 'signed_area',
            'polygon_area', 'turned', 'head_of', 'tag_value', 'tags_of', 'geo_tags', 'pixel_with', 'rasterio_place',
            'tags_by_rasterio', 'places_in', 'told_elsewhere', 'on_earth', 'check_somewhere', 'map_coordinates',
-           'Georeference', 'used', 'georeference', 'geojson_feature', 'unwound', 'one_turn', 'geojson', 'overlay']
+           'Georeference', 'used', 'ground_reference', 'georeference', 'geojson_feature', 'unwound', 'one_turn',
+           'geojson', 'overlay']
 
 # %% ../../nbs/prediction/02_outputs.ipynb #b87d72ad
 import io, numpy as np, os, tifffile
@@ -19,6 +20,8 @@ from pathlib import Path
 from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
 from ..core import in_short
+from ..raw.slant_range import on_ground
+from ..raw.waterfalls import RAW_SUFFIXES, places_in_file, survey
 from ..data.images import visible
 
 # %% ../../nbs/prediction/02_outputs.ipynb #1f22621b
@@ -194,6 +197,7 @@ GEO_SAYS = {
     'flat': 'its coordinate system has neither degrees nor a map',
     'pole': 'a region lies around a pole',
     'place': 'it says nowhere where the pixels lie',
+    'map': 'its positions are metres of a map that it does not name',
     'earth': 'pixels lie past the earth',
     'tags': '{name}: its georeference cannot be copied to the masks ({why}).',
     'pixels': '{name}: its outlines are in pixels, not in longitude and latitude ({why}).',
@@ -323,12 +327,38 @@ def used(name, # of the image
         notes.append(GEO_SAYS['pixels'].format(name=name, why=in_short(e)))
     return Georeference(good, to_map, tuple(notes))
 
+# %% ../../nbs/prediction/02_outputs.ipynb #77400b4d
+def ground_reference(path:Path, key:str=None)->Georeference: # of raw side-scan data; of `read_pictures`
+    "Where the pictures of its channels lie on the earth."
+    try:
+        s = survey(path)
+        bands = s.chosen(key)
+    except ValueError: # reading it has failed already
+        return Georeference([])
+    found = []
+    for b in bands:
+        try:
+            p = places_in_file(s, b)
+            if not p.degrees:
+                raise ValueError(GEO_SAYS['map'])
+            placed = on_ground(p)
+            to_map = lambda ring, placed=placed: on_earth(*placed(ring).T)
+            to_map([[p.nadir,0]])
+            found.append(Georeference([], to_map))
+        except ValueError as e:
+            found.append(Georeference([], notes=(GEO_SAYS['pixels'].format(name=path, why=in_short(e)),)))
+    notes = tuple(dict.fromkeys(n for g in found for n in g.notes))
+    return Georeference([], found[0].to_map, notes, tuple(found[1:]))
+
 # %% ../../nbs/prediction/02_outputs.ipynb #39f763d4
 def georeference(path, # of an image
-                 outlines:bool=False # whether they are wanted in longitude and latitude
+                 outlines:bool=False, # whether they are wanted in longitude and latitude
+                 key:str=None # of `read_pictures`
                 )->Georeference:
     "The georeference of an image as far as it can be used."
     name = Path(path)
+    if name.suffix.lower() in RAW_SUFFIXES:
+        return ground_reference(name, key) if outlines else Georeference([])
     try:
         places = places_in(path)
     except OSError:

@@ -285,10 +285,12 @@ def is_ours(path)->bool: # of a file
     except Exception: # no picture, or a damaged one
         return False
 
-def is_changed(path)->bool: # what lies where something of ours was written
-    "Whether somebody has put something else there; what is damaged is ours."
-    if not Path(path).is_file() or Path(path).suffix=='.geojson':
-        return not Path(path).is_file()
+def is_changed(path, size:int)->bool: # what lies where something of ours was written; bytes that were written
+    "Whether somebody has put something else there, or has edited outlines; what is damaged is ours."
+    if not Path(path).is_file():
+        return True
+    if Path(path).suffix=='.geojson':
+        return Path(path).stat().st_size!=size and parsed(Path(path).read_bytes()) is not None
     try:
         made, whole = software_of(path)
         return made!=MARK and whole
@@ -311,7 +313,7 @@ class Manifest:
         if not isinstance(head.get('settings'), dict) and self.path.exists() and self.path.stat().st_size:
             raise InputError(SAY['record'].format(path=self.path))
         lines = {l['path']: l for l in found[1:] if is_line(l)} if known else {}
-        written = {o for l in lines.values() for o in l['outputs']}
+        written = {o: n for l in lines.values() for o, n in l['outputs'].items()}
         before = head.get('before') if known and isinstance(head.get('before'), list) else []
         found = self.foreign(written) if known or not self.path.exists() else []
         self.new = [n for n in found if n in written]
@@ -325,11 +327,12 @@ class Manifest:
         "Write the record anew."
         lines = dict(version=VERSION, settings=self.settings, before=self.before), *self.lines.values()
         write_whole(self.path, ''.join(f'{json.dumps(l)}\n' for l in lines).encode())
-    def foreign(self, written)->list: # names of what was written -> names
+    def foreign(self, written:dict)->list: # names of what was written -> bytes; -> names
         "What is in the folder and is named as an output, but is none, or none any more."
         ends = tuple(e for ends in ENDINGS.values() for e in ends)
         alike = [p for p in self.path.parent.iterdir() if folded(p.name).endswith(ends)]
-        other = lambda p: is_changed(p) if shown(p.name) in written else not p.is_file() or not is_ours(p)
+        sizes = {p: written.get(shown(p.name)) for p in alike}
+        other = lambda p: not p.is_file() or not is_ours(p) if sizes[p] is None else is_changed(p, sizes[p])
         return sorted(shown(p.name) for p in alike if other(p))
 
 # %% ../../nbs/prediction/03_predict.ipynb #1ac6128a
@@ -589,7 +592,8 @@ def job_of(run:Run, path:Path, stem:str, sha256:str, sources)->Job: # wanted ste
     if line and line['pages']==len(sources):
         stem = line['stem']
     stem = run.names.choose(stem, path.name, len(sources), owner)
-    return Job(path, sha256, georeference(path, 'geojson' in run.to.write), stem, sources)
+    where = georeference(path, 'geojson' in run.to.write, run.reading.get('key'))
+    return Job(path, sha256, where, stem, sources)
 
 def predict_file(run:Run, path:Path, stem:str, sha256:str)->None: # wanted stem, of the content
     "Predict a file, or let its small pictures wait for others. Raises `InputError`, and what goes wrong in reading."
