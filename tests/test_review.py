@@ -175,6 +175,16 @@ def test_other_methods(server, method):
     assert status == 501 and (method == 'HEAD' or said == {'error': f'{method} is not known here.'})
 
 
+def answer_to(s, sent):
+    "All that a server says to bytes after which nothing comes."
+    s.sendall(sent)
+    s.shutdown(socket.SHUT_WR)
+    answer = b''
+    while part := s.recv(2**16):
+        answer += part
+    return answer
+
+
 @pytest.mark.parametrize('sent', [
     b'', b'\r\n\r\n', b'\x00\x01\xff\r\n\r\n', b'GET\r\n\r\n', b'GET / HTTP/9.9\r\n\r\n',
     b'GET / HTTP/1.1\r\n: x\r\n\r\n',
@@ -183,11 +193,7 @@ def test_other_methods(server, method):
 def test_what_is_no_request(server, sent, capfd):
     "No traceback, no end of the server, and nothing is let in."
     with socket.create_connection(('127.0.0.1', server.server_port), timeout=20) as s:
-        s.sendall(sent)
-        s.shutdown(socket.SHUT_WR)
-        answer = b''
-        while part := s.recv(2**16):
-            answer += part
+        answer = answer_to(s, sent)
     assert b' 200 ' not in answer and b'Traceback' not in answer
     assert request(server, 'GET', '/api/pictures')[0] == 200
     assert capfd.readouterr().err == ''
@@ -198,9 +204,7 @@ def test_a_request_that_breaks_off_writes_nothing(server):
     head = f'POST /api/right?picture=0 HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\nX-Review-Token: {token}\r\n'
     body = png_bytes(np.zeros((H, W), np.uint8))
     with socket.create_connection(('127.0.0.1', server.server_port), timeout=20) as s:
-        s.sendall(f'{head}Content-Length: {len(body)}\r\n\r\n'.encode()+body[:-1])
-        s.shutdown(socket.SHUT_WR)
-        assert b'bytes were to come' in s.recv(2**16)
+        assert b'bytes were to come' in answer_to(s, f'{head}Content-Length: {len(body)}\r\n\r\n'.encode()+body[:-1])
     assert server.review.done == {}
 
 

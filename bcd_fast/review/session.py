@@ -308,7 +308,8 @@ def teaching_most(masker, # `Masker`
                   say=lambda done, of: None # called after each picture
                  )->tuple: # names, the one that is needed most first; name -> why it could not be looked at
     "The pictures of `bcd_suggest`."
-    run, names = looks_of(masker.model, masker.about, new|done, say), {shown(name): name for name in new}
+    run = looks_of(masker.model, masker.about, new|done, say, masker.key)
+    names = {shown(name): name for name in new}
     looked = [look.name for look in run.found]
     left = dict(zip([name for name in new|done if name not in {*looked}], run.left_out, strict=True))
     at = np.array([i for i, name in enumerate(looked) if name in new], int)
