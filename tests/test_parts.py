@@ -1,14 +1,16 @@
 "An archive predicted in parts: the same files, byte by byte, as from a single run; folders keep their tree."
-import json, os
+import json, os, sys
 import numpy as np, pytest, tifffile, torch
 from PIL import Image
 from bcd_fast.core import InputError, only_one
 from bcd_fast.commands.eval import bcd_eval
 from bcd_fast.commands.predict import bcd_predict
+from bcd_fast.commands.submit import bcd_submit
 from bcd_fast.masker.maskers import make_masker
 from bcd_fast.prediction import parts
 from bcd_fast.prediction.models import save_model
 from bcd_fast.prediction.parts import merge_parts
+from bcd_fast.train import main
 from bcd_fast.prediction.predict import find_images, predict_folder, predict_part
 
 WHAT = 'masks', 'coco', 'geojson'
@@ -265,3 +267,31 @@ def test_evaluation_reads_folders_in_folders(model, tmp_path, capsys):
     table = (tmp_path/'eval/per_picture.csv').read_text()
     assert all(f'{n},' in table for n in ('north/7.png', 'south/7.png'))
     assert json.loads((tmp_path/'eval/eval.json').read_text())['iou'] == 1
+
+
+def test_submission_says_what_is_wrong(model, archive, tmp_path, capsys, monkeypatch):
+    "Before a task is sent."
+    monkeypatch.setitem(sys.modules, 'submitit', None)
+    words = ['predict', str(model), str(archive), '--out', str(tmp_path/'out'), '--parts']
+    assert bcd_submit([*words, '2']) == 2
+    assert "pip install 'bcd_fast[slurm]'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, 'hydra_plugins.hydra_submitit_launcher', None)
+    assert main(['--multirun', 'seed=0,1', 'hydra/launcher=submitit_slurm']) == 2
+    assert "pip install 'bcd_fast[slurm]'" in capsys.readouterr().err
+    part(model, archive, tmp_path/'out', 1, 3, ('masks',))
+    assert bcd_submit([*words, '2']) == 2
+    assert 'holds parts of 3: give --parts 3' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_submission_without_slurm(model, tmp_path, capsys, monkeypatch):
+    "Tasks are processes of this machine, with the model as it is."
+    pytest.importorskip('submitit')
+    small = write(tmp_path/'in', NAMES[:6])
+    words = [str(model), str(small), '--threshold', '.5', '--write', *WHAT]
+    monkeypatch.undo() # tasks know nothing of it
+    assert bcd_predict([*words, '--out', str(tmp_path/'single')]) == 0
+    out, logs = tmp_path/'out', ['--logs', str(tmp_path/'logs')]
+    assert bcd_submit(['predict', *words, '--out', str(out), '--parts', '2', '--local', *logs]) == 0
+    assert '6 images of 2 parts' in capsys.readouterr().out and any((tmp_path/'logs').iterdir())
+    assert files(out) == files(tmp_path/'single')

@@ -10,12 +10,13 @@ __all__ = ['SUBMIT', 'HELP', 'ASKED', 'SAYS', 'submit_parser', 'part_task', 'mer
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
 import os, shutil, subprocess, sys, time
+from argparse import Namespace
 from pathlib import Path
 from ..core import InputError, attempt, make_folder, optional, say_line, shown, tell
 from ..settings import Words, number
 from ..prediction.models import read_about
 from ..prediction.parts import merge_parts
-from ..prediction.predict import check_paths
+from ..prediction.predict import SAY as IN_WORDS, check_paths, parts_of
 from .predict import bcd_predict, predict_parser, say_merged, sorted_words
 
 # %% ../../nbs/commands/09_submit.ipynb #d77d5e24
@@ -130,7 +131,7 @@ def send(runs, tasks)->list: # of submitit; lists of arguments -> jobs
         raise InputError(SAYS['refused'].format(why=why)) from e
 
 # %% ../../nbs/commands/09_submit.ipynb #67fd9abf
-def check_given(words)->tuple: # of `bcd_predict` -> what they mean, with whole paths
+def check_given(words, n:int)->Namespace: # of `bcd_predict`, parts -> what they mean
     "Raise `InputError` for what each task would refuse: better before they are sent."
     if any(w.split('=')[0] in ('--part','--merge') for w in words):
         raise InputError(SAYS['part'])
@@ -140,11 +141,14 @@ def check_given(words)->tuple: # of `bcd_predict` -> what they mean, with whole 
         raise InputError(SAYS['tools'].format(tools=' '.join(tools)))
     read_about(a.model)
     check_paths(a.images, a.out, write, a.model)
+    there = {of for _, of in parts_of(a.out)}-{n}
+    if there:
+        raise InputError(IN_WORDS['other parts'].format(out=a.out, n=max(there)).replace('--part I/', '--parts '))
     return a
 
 def submit(a, words)->int: # words of `bcd_submit`, of `bcd_predict` -> exit status
     "Send or run the parts, and join them. Raises `InputError`."
-    out = Path(os.path.abspath(check_given(words).out))
+    out = Path(os.path.abspath(check_given(words, a.parts).out))
     logs = make_folder(os.path.abspath(a.logs or out/'logs'))
     runs, slurm = executor_of(a, logs)
     tasks = [(part_task, words, f'{i}/{a.parts}') for i in range(1, a.parts+1)]
