@@ -295,3 +295,15 @@ def test_submission_without_slurm(model, tmp_path, capsys, monkeypatch):
     assert bcd_submit(['predict', *words, '--out', str(out), '--parts', '2', '--local', *logs]) == 0
     assert '6 images of 2 parts' in capsys.readouterr().out and any((tmp_path/'logs').iterdir())
     assert files(out) == files(tmp_path/'single')
+
+
+def test_tools_are_given_the_tree(model, tmp_path, capsys):
+    "Equal stems in two folders are two pictures for labelling tools, too."
+    names = ['7.png', 'north/7.png', 'south/deep/7.png']
+    top, out = write(tmp_path/'in', names), tmp_path/'out'
+    words = [str(model), str(top), '--out', str(out), '--threshold', '.5', '--write', 'labelstudio', 'labelme']
+    assert bcd_predict([*words, '--root', str(tmp_path)]) == 0, capsys.readouterr().err
+    tasks = json.loads((out/'labelstudio/tasks.json').read_text())
+    assert sorted(t['data']['image'].split('?d=in/')[1] for t in tasks) == names
+    assert {f'{n}.json' for n in names} <= {*files(out/'labelme')}
+    assert len(record(out/'manifest.jsonl')) == 3
