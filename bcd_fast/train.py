@@ -223,37 +223,6 @@ def bcd_train()->int:
     "Run an experiment: see `bcd_fast.train`."
     return main()
 
-# %% ../nbs/train.ipynb #5e3c32aa
-def for_all(given, n:int)->list: # words of the command line, processes -> words
-    "The words with `trainer.processes`, where they do not give it."
-    names = {w.lstrip('+~').split('=')[0] for w in given}
-    return list(given) if {'trainer','trainer.processes','--resume'} & names else [*given, f'trainer.processes={n}']
-
-def patience(given)->float: # words of the command line; seconds
-    "`trainer.timeout` of the words: processes meet before there are settings."
-    said = [w.split('=', 1)[1] for w in given if w.startswith('trainer.timeout=')]
-    return max(1., float(said[-1])) if said and re.fullmatch(r'[0-9.]*[0-9]', said[-1]) else TrainerConfig().timeout
-
-def run_all(given)->int: # words of the command line -> exit status
-    "Run alone, or as one of the processes that torchrun has started. Raises `InputError`."
-    place = place_of()
-    if place is None:
-        return run_words(given)
-    words = for_all(given, place.n)
-    if place.n==1:
-        return run_words(words)
-    leave(run_together(place, lambda: attempt(lambda: run_words(words)), lambda ranks: attempt(ranks.serve),
-                       patience(given)))
-
-def main(words=None)->int: # words of the command line -> exit status
-    "What `bcd_train` does."
-    given = sys.argv[1:] if words is None else list(words)
-    return attempt(lambda: run_all(given))
-
-def bcd_train()->int:
-    "Run an experiment: see `bcd_fast.train`."
-    return main()
-
 # %% ../nbs/train.ipynb #94f5f04f
 QUICK = ('data.n_objects=600','data.n_backgrounds=600','encoder.epochs=1','encoder.steps=40',
          'trainer.epochs=2','trainer.steps=10','trainer.bs=16')
