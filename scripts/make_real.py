@@ -117,7 +117,7 @@ def piles(folder):
 
 def test_files(data):
     "Picture and mask of each test file; the mask of a background is None."
-    pairs, left = with_masks(data, TEST)
+    pairs, left, _ = with_masks(data, TEST)
     if left:
         raise InputError(left[0])
     return [*pairs, *((p, None) for p in background_files(data, TEST)[0])]
