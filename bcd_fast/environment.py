@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BROKEN', 'COMMANDS', 'FIRST', 'bcd_train', 'bcd_demo', 'bcd_predict', 'bcd_eval', 'bcd_bench', 'bcd_check',
-           'bcd_export', 'bcd_figures', 'bcd_import', 'bcd_suggest', 'bcd_review', 'numbers_in', 'broken_fastai',
-           'end_at_once', 'load', 'command']
+           'bcd_export', 'bcd_figures', 'bcd_import', 'bcd_suggest', 'bcd_review', 'bcd_waterfall', 'numbers_in',
+           'broken_fastai', 'end_at_once', 'load', 'command']
 
 # %% ../nbs/environment.ipynb #8e5da6c9
 import importlib, os, re, signal, sys, threading, warnings
@@ -48,7 +48,8 @@ COMMANDS = {
     'bcd_figures': 'commands.gallery',
     'bcd_import': 'commands.importing',
     'bcd_suggest': 'commands.suggest',
-    'bcd_review': 'commands.review'} # where each is
+    'bcd_review': 'commands.review',
+    'bcd_waterfall': 'commands.waterfall'} # where each is
 
 FIRST = {getattr(signal, n): n for n in ('SIGINT','SIGTERM','SIGHUP') if hasattr(signal, n)} # Windows has no SIGHUP
 
@@ -58,6 +59,7 @@ def end_at_once(number:int=signal.SIGINT, *_): # of a signal
     os.write(2, f'stopped by {what}.\n'.encode())
     os._exit(128+number)
 
+# %% ../nbs/environment.ipynb #d3e04fa1
 def load(name:str): # one of `COMMANDS` -> its function
     "Import a command; warnings of what is imported are not for users, and signals end the process."
     main = threading.current_thread() is threading.main_thread()
@@ -87,4 +89,4 @@ def command(name:str, *words)->int: # one of `COMMANDS`, perhaps a list of words
 # %% ../nbs/environment.ipynb #0c2a43a2
 bcd_train, bcd_demo, bcd_predict, bcd_eval = (partial(command, n) for n in list(COMMANDS)[:4])
 bcd_bench, bcd_check, bcd_export, bcd_figures = (partial(command, n) for n in list(COMMANDS)[4:8])
-bcd_import, bcd_suggest, bcd_review = (partial(command, n) for n in list(COMMANDS)[8:])
+bcd_import, bcd_suggest, bcd_review, bcd_waterfall = (partial(command, n) for n in list(COMMANDS)[8:])

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NO_IMAGES', 'ONE_BY_ONE', 'channels_first', 'pictures_of_array', 'as_array', 'picture_of_pillow', 'pictures_of_item',
            'listed', 'repeatable', 'is_path', 'is_folder', 'are_paths', 'to_pictures', 'check_read', 'files_of',
-           'as_typed', 'dataset_of', 'bags_of', 'masks_for', 'say_nothing', 'same_names', 'Segmenter']
+           'as_typed', 'dataset_of', 'bags_of', 'top_of', 'masks_for', 'say_nothing', 'same_names', 'in_order',
+           'by_stem', 'with_gaps', 'drawn_of', 'drawn_for', 'Segmenter']
 
 # %% ../nbs/segmenter.ipynb #569675d4
 import numpy as np, os, tempfile, torch
@@ -19,10 +20,11 @@ from PIL import Image
 from .core import InputError, check_folder, keep_buffers, say_line
 from .data.formats import (
     Picture, finished, pillow_picture, pillow_values, read_pictures, split_array, turned_in_exif)
-from bcd_fast.data.folders import (
+from .data.folders import (
     DATASET_SAYS, Reading, Windows, find_masks, pictures_dataset, read_files, read_masks, same_channels, sort_of,
-    walk_files)
-from .data.bags import Reader, read_piles
+    used_masks, walk_files)
+from .data.corrected import Drawn
+from .data.bags import Reader, part_drawn, read_piles
 from .prediction.models import load_model, threshold_of
 from .prediction.tiles import WholeImage
 from .prediction.predict import for_model, predict_pictures
@@ -36,7 +38,10 @@ NO_IMAGES = dict(
     files='{what}: none of the {n} files can be read. {why}',
     nothing='{what}: an empty list, or a pattern that fits no file, was given.',
     kind='{what}: {kind} was given, which is no picture ({why}); expected paths, pictures of Pillow, or arrays.',
-    some='{n} of the images cannot be read: {why}')
+    some='{n} of the images cannot be read: {why}',
+    gaps='{n} of {of} masks are None, so no scores are made; use_masks=True learns from the others.',
+    unused='use_masks=True (data.masks=use), and there are no masks: give those to learn from as masks=.',
+    key='masks: {key!r} is the number, path or name of {n} of the objects: expected exactly one.')
 
 def channels_first(a, channels:int=None # array; that are asked for
                   )->np.ndarray: # (N,C,H,W)
@@ -169,7 +174,8 @@ def dataset_of(d, # settings of the data
                objects, backgrounds, masks=None): # as for `to_pictures` -> Dataset
     "A data set of what the user gave. Raises `InputError`."
     reading = Reading(d.channels, d.nodata, d.key)
-    objects, backgrounds, masks = repeatable(objects), repeatable(backgrounds), repeatable(masks)
+    objects, backgrounds = repeatable(objects), repeatable(backgrounds)
+    masks = in_order(masks, objects)
     found, bad = dict(masks=[]), []
     for what, images in dict(objects=objects, backgrounds=backgrounds).items():
         found[what], more = to_pictures(images, what, reading)
@@ -188,36 +194,49 @@ def dataset_of(d, # settings of the data
 def bags_of(d, # settings of the data
             objects, backgrounds, masks=None): # as for `to_pictures` -> Bags
     "Whole pictures of what the user gave; files are read one after the other. Raises `InputError`."
-    reading, readers, numbers, said = Reading(d.channels, d.nodata, d.key), {}, {}, []
-    objects, backgrounds, masks = repeatable(objects), repeatable(backgrounds), repeatable(masks)
-    later = masks is None or are_paths(listed(masks, 'masks')[0])
+    reading, items, numbers, said = Reading(d.channels, d.nodata, d.key), {}, {}, []
+    objects, backgrounds = repeatable(objects), repeatable(backgrounds)
+    masks = in_order(masks, objects)
+    later = d.masks=='use' or masks is None or are_paths(listed(masks, 'masks')[0])
     for what, images in dict(objects=objects, backgrounds=backgrounds).items():
-        items, more = listed(images, what)
-        if later and are_paths(items):
-            readers[what], numbers[what] = Reader(items, reading), [*range(len(items))]
-        else:
+        items[what], more = listed(images, what)
+        numbers[what] = [*range(len(items[what]))]
+        if not later or not are_paths(items[what]):
             found, more = to_pictures(images, what, reading)
-            readers[what], numbers[what] = Reader([p for _, p in found], reading), [i for i, _ in found]
+            items[what], numbers[what] = [p for _, p in found], [i for i, _ in found]
         said += more
-    true = []
-    if masks is not None:
+    true, drawn = [], {what: [None]*len(of) for what, of in items.items()}
+    if d.masks=='use':
+        drawn['objects'], more = drawn_for(masks, objects, numbers['objects'])
+    elif masks is not None:
         true, more = masks_for(masks, objects, numbers['objects'])
-        said = said+more
-    bags = read_piles(readers, 'your images', d.normalise, masks=true)
+    parted = part_drawn(items, drawn, true)
+    readers = {what: Reader(of, reading) for what, of in parted.items.items()}
+    bags = read_piles(readers, 'your images', d.normalise, masks=parted.masks, drawn=parted.drawn)
+    said = said+(more if masks is not None else [])
+    bags = replace(bags, notes=parted.said)
     return replace(bags, unreadable=said+bags.unreadable, source='your images')
 
 # %% ../nbs/segmenter.ipynb #c472fe54
+def top_of(objects, paths)->tuple: # as the user gave them; of `listed` -> folder, whole paths
+    "The folder in which object pictures have their names."
+    paths = [Path(os.path.abspath(p)) for p in paths]
+    top = os.path.abspath(objects) if is_folder(objects) else os.path.commonpath([p.parent for p in paths])
+    return Path(top), paths
+
 def masks_for(masks, objects, # as the user gave them
               numbers # of the things among `objects`, one for each picture that was read
              )->tuple: # path or `Picture` for each of `numbers`, or none at all; messages
     "A mask for each picture. Raises `InputError` unless there are as many."
     paths, _ = listed(objects, 'objects')
     if is_folder(masks) and are_paths(paths):
-        paths = [Path(os.path.abspath(p)) for p in paths]
-        top = os.path.abspath(objects) if is_folder(objects) else os.path.commonpath([p.parent for p in paths])
-        true, said = find_masks(Path(masks), paths, Path(top))
+        top, paths = top_of(objects, paths)
+        true, said = find_masks(Path(masks), paths, top)
         return [true[i] for i in numbers] if true else [], said
     true, said = listed(masks, 'masks')
+    gaps = sum(m is None for m in true) if isinstance(true, list) else 0
+    if gaps:
+        return [], [NO_IMAGES['gaps'].format(n=gaps, of=len(true))]
     if not are_paths(true):
         true, said = to_pictures(masks, 'masks')
         true = [p for _, p in true]
@@ -238,6 +257,61 @@ def same_names(masks, objects)->list: # as many of each -> the masks
     named, stems = {p.stem: p for p in masks}, [p.stem for p in objects]
     return [named[s] for s in stems] if len(named)==len(masks) and set(named)==set(stems) else masks
 
+# %% ../nbs/segmenter.ipynb #41d9e96f
+def in_order(masks, objects): # as the user gave them -> of a dict a list, with None for objects that it does not name
+    "Masks in the order of `objects`. Raises `InputError` for keys that are not the number, path or name of one."
+    if not isinstance(masks, dict):
+        return repeatable(masks)
+    things, _ = listed(objects, 'objects')
+    paths, each = are_paths(things), [None]*len(things)
+    for key, mask in masks.items():
+        mine = [i for i in range(len(things)) if key==i]
+        if isinstance(key, (str, Path)) and paths:
+            mine = [i for i, p in enumerate(things) if str(key) in (str(p), p.name, p.stem)]
+        if len(mine)!=1:
+            raise InputError(NO_IMAGES['key'].format(key=key, n=len(mine)))
+        each[mine[0]] = mask
+    return each
+
+def by_stem(masks, paths)->list: # fewer paths than those of objects -> a path or None for each of these; none at all
+    "Files by the names of some object pictures."
+    named, stems = {p.stem: p for p in masks}, [p.stem for p in paths]
+    fit = len(named)==len(masks) and len(set(stems))==len(stems) and set(named)<=set(stems)
+    return [named.get(s) for s in stems] if fit else []
+
+def with_gaps(masks, objects)->tuple: # as the user gave them -> path, picture, array or None for each; messages
+    "Masks of some. Raises `InputError` where it is not clear of which."
+    paths, _ = listed(objects, 'objects')
+    if is_folder(masks) and are_paths(paths):
+        top, paths = top_of(objects, paths)
+        folders = dict(objects=top, backgrounds=top, masks=Path(masks))
+        used, said = used_masks(folders, dict(objects=paths, backgrounds=[]))
+        return [used.get(p) for p in paths], said
+    given, said = listed(masks, 'masks')
+    if are_paths(given) and are_paths(paths):
+        given = same_names(given, paths) if len(given)==len(paths) else by_stem(given, paths) or given
+    return given, said
+
+# %% ../nbs/segmenter.ipynb #873503d8
+def drawn_of(mask, i:int)->Drawn: # path, picture, array or None; its number; -> None where there is none
+    "A mask that is learned from. Raises `InputError` for what is no mask."
+    if mask is None or is_path(mask):
+        return mask and Drawn(mask, own=False)
+    if np.ma.isMaskedArray(mask):
+        mask = mask.astype(np.float32).filled(np.nan)
+    return Drawn(pictures_of_item(mask, f'masks[{i}]', Reading())[0], own=False)
+
+def drawn_for(masks, objects, numbers)->tuple: # as for `masks_for` -> `Drawn` or None for each of `numbers`; messages
+    "Masks that are learned from. Raises `InputError` where there is none, and for another number of them."
+    each, said = ([], []) if masks is None else with_gaps(masks, objects)
+    if all(m is None for m in each):
+        raise InputError(NO_IMAGES['unused'])
+    n = len(listed(objects, 'objects')[0])
+    if len(each) not in (n, len(numbers)):
+        raise InputError(DATASET_SAYS['masks'].format(where='your images', n=len(each), objects=n))
+    drawn = [drawn_of(mask, i) for i, mask in enumerate(each)]
+    return [drawn[i] for i in numbers] if len(drawn)==n else drawn, said
+
 # %% ../nbs/segmenter.ipynb #c1faea10
 class Segmenter:
     "A masker, its normalisation and its threshold."
@@ -254,19 +328,23 @@ class Segmenter:
 
     @classmethod
     def fit(cls, objects, backgrounds, # folders, patterns, lists of files or pictures, or arrays
-            masks=None, # as `objects`, for scores only
+            masks=None, # as `objects`, for scores or to learn from; None where a picture has none; or a dict
             out=None, # folder of the run; a temporary one by default, which stays until the computer starts anew
-            seed:int=0, **settings # of the command line, with __ for the dot: `cluster__k=3`
+            seed:int=0,
+            use_masks:bool=False, # learn from the masks
+            **settings # of the command line, with __ for the dot: `cluster__k=3`
            ): # -> Segmenter
         "Learn to mask what `objects` show and `backgrounds` do not. Raises `InputError`."
         keep_buffers()
+        settings |= dict(data__masks='use') if use_masks else {}
         words = ['experiment=folder', f'seed={seed}', *as_typed(settings)]
         cfg = compose_config(words)
         say = say_line if cfg.bar else say_nothing
         if recipe_line(words):
             say(recipe_line(words))
         out = Path(out or tempfile.mkdtemp(prefix='bcd_fast-'))
-        objects, backgrounds, masks = repeatable(objects), repeatable(backgrounds), repeatable(masks)
+        objects, backgrounds = repeatable(objects), repeatable(backgrounds)
+        masks = in_order(masks, objects)
         check_folder(out, [p for images in (objects, backgrounds, masks) for p in files_of(images)])
         cfg.out, cfg.cache = str(out), str(out/'cache')
         make = bags_of if cfg.recipe=='whole' else dataset_of

@@ -184,6 +184,7 @@ def run_words(given)->int: # words of the command line -> exit status
         print(recipe_line(a.settings))
     return start_hydra([word_in_quotes(w, a.multirun) for w in words], for_hydra(a))
 
+# %% ../nbs/train.ipynb #8f865469
 def for_all(given, n:int)->list: # words of the command line, processes -> words
     "The words with `trainer.processes`, where they do not give it."
     names = {w.lstrip('+~').split('=')[0] for w in given}

@@ -15,11 +15,12 @@ TOP = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = TOP/'nbs', TOP/'bcd_fast'
 
 # in the order of the data; a name without a folder is a single notebook
-ROOMS = ('environment', 'core', 'settings', 'data', 'backgrounds', 'divergences', 'masker', 'drawing', 'training',
-         'scoring', 'prediction', 'exchange', 'review', 'experiments', 'segmenter', 'train', 'commands')
+ROOMS = ('environment', 'core', 'settings', 'raw', 'data', 'backgrounds', 'divergences', 'masker', 'drawing',
+         'training', 'scoring', 'prediction', 'exchange', 'review', 'experiments', 'segmenter', 'train', 'commands')
 
 # the site: heading -> notebooks without a folder, or the room of that name
-SIDEBAR = {'Tutorials': 'tutorials', 'Foundations': ('core', 'settings', 'environment'), 'Data': 'data',
+SIDEBAR = {'Tutorials': 'tutorials', 'Foundations': ('core', 'settings', 'environment'),
+           'Raw sonar': 'raw', 'Data': 'data',
            'Backgrounds': 'backgrounds', 'Divergences': 'divergences', 'Masker': 'masker', 'Drawing': 'drawing',
            'Training': 'training', 'Scoring': 'scoring', 'Prediction': 'prediction', 'Exchange': 'exchange',
            'Review': 'review', 'Experiments': 'experiments',

@@ -249,10 +249,10 @@ def test_the_rest_is_made(said, tmp_path, monkeypatch):
     "Files that are gone, cannot be predicted or cannot be written are listed; the others are made."
     folder, out = write(tmp_path/'in', **{f'{i}__png': pattern(i) for i in range(8)}), tmp_path/'out'
     georeference, save, batch = prediction.georeference, prediction.save_array, prediction.predict_batch
-    def placed(path, outlines):
+    def placed(path, outlines, key):
         if path.name == '1.png':
             path.unlink()
-        return georeference(path, outlines)
+        return georeference(path, outlines, key)
     def saved(path, a, geo=()):
         if path.name == '2.png':
             raise ValueError('no such\nkind')

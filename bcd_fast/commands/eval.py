@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SAY', 'DRAWN', 'HEADINGS', 'UNDER', 'WRITTEN', 'EVAL', 'HELP', 'MEANING', 'FEW', 'model_folder', 'files_of',
            'with_masks', 'background_files', 'pixel_masks', 'is_small', 'bands_of', 'Place', 'Evaluation',
-           'count_bands', 'count_waiting', 'count_file', 'count_files', 'channels_note', 'view_of', 'shortened',
-           'title_of', 'worst_figure', 'write_evaluation', 'check_scored', 'evaluate_folder', 'eval_parser',
-           'say_scores', 'say_left_out', 'score_run', 'bcd_eval']
+           'count_bands', 'count_waiting', 'has_learned', 'count_file', 'count_files', 'channels_note', 'view_of',
+           'shortened', 'title_of', 'worst_figure', 'write_evaluation', 'learned_note', 'check_scored',
+           'evaluate_folder', 'eval_parser', 'say_scores', 'say_left_out', 'score_run', 'bcd_eval']
 
 # %% ../../nbs/commands/04_eval.ipynb #0d4c51ee
 # first, since torch reads it when it is loaded
@@ -19,8 +19,10 @@ from pathlib import Path
 from .. import __version__
 from ..core import InputError, attempt, check_apart, make_folder, shown, tell, write_json, write_whole
 from ..settings import Words, number
+from ..data.images import hashed
 from ..data.folders import list_files, mask_file, object_pixels
-from ..data.formats import all_gray
+from ..data.bags import DIGITS
+from ..data.formats import all_gray, content_of
 from ..drawing.figures import save_figure
 from ..scoring.pictures import PictureScores, View, count_levels, views_figure, worst_pictures
 from ..prediction.models import load_model
@@ -41,6 +43,7 @@ SAY = {
     'gray': '{path} is in colour: the model sees gray, so its colours are turned to gray.',
     'colour': '{path} is gray: the model was trained on colour, and is given the same gray three times.',
     'none': 'none of the {n} pictures of {folder} can be scored. {first}',
+    'learned': '{n} of the pictures are left out: the model has learned from their masks.',
     'alone': 'bcd_eval RUN takes no other words: give a folder of pictures too.'}
 
 def model_folder(folder)->Path: # of a model, or of the run that made it
@@ -118,6 +121,7 @@ class Evaluation:
     waiting: list = field(default_factory=list) # small pictures: (place, picture, true mask)
     held: int = 0 # numbers in `waiting`
     key: str = None # HDF5: name of the data set
+    learned: int = 0 # pictures left out, whose masks were learned from
     @contextmanager
     def opened(self, path): # for `with`; yields a list of sources
         "The pictures of a file, read as in `bcd_predict`. Raises `InputError`."
@@ -143,11 +147,23 @@ def count_waiting(run:Evaluation)->None:
         run.add(count_levels(prob, truth), place, p.name)
     run.waiting, run.held = [], 0
 
+def has_learned(about:dict, path, sources)->list: # of a model; a file, pictures in it -> of bool
+    "Whether the model has learned from the mask of each picture. Raises `InputError`."
+    learned = about['learned'] or {}
+    files, numbers = ({*learned.get(k, ())} for k in ('files','numbers'))
+    if files and content_of(path)[:DIGITS] in files:
+        return [True]*len(sources)
+    known = lambda s: isinstance(s, WholeImage) and hashed(s.picture.values)[:DIGITS] in numbers
+    return [bool(numbers) and known(s) for s in sources]
+
+# %% ../../nbs/commands/04_eval.ipynb #6b8692b8
 def count_file(run:Evaluation, path:Path, pile:str, mask:Path=None)->None: # one of `PILES`, file of the true mask
     "Count a file, or let its pictures wait. Raises `InputError` when it cannot be scored."
     with run.opened(path) as sources:
-        truths = pixel_masks(path, mask, sources) if mask else [None]*len(sources)
-        for i, (s, truth) in enumerate(zip(sources, truths)):
+        learned = has_learned(run.about, path, sources)
+        run.learned += sum(learned)
+        truths = pixel_masks(path, mask, sources) if mask and not all(learned) else [None]*len(sources)
+        for i, s, truth in ((i, s, t) for i, (s, t, gone) in enumerate(zip(sources, truths, learned)) if not gone):
             place = Place(path, i, pile, mask)
             if is_small(s):
                 run.waiting.append((place, s.picture, truth))
@@ -232,11 +248,16 @@ def write_evaluation(run:Evaluation, found:dict, out, worst:int)->None: # conten
     write_json(out/'eval.json', found)
 
 # %% ../../nbs/commands/04_eval.ipynb #d052c914
+def learned_note(run:Evaluation)->list: # of messages
+    "How many pictures are left out because their masks were learned from."
+    return [SAY['learned'].format(n=run.learned)] if run.learned else []
+
 def check_scored(run:Evaluation, folder)->None: # of the object pictures
     "Raise `InputError` when no picture could be scored."
     if not run.scores.of('objects', 'iou'):
         n = len(list_files(folder, 'objects'))
-        raise InputError(SAY['none'].format(folder=folder, n=n, first=run.left_out[0]))
+        first = [*learned_note(run), *run.left_out][0]
+        raise InputError(SAY['none'].format(folder=folder, n=n, first=first))
 
 # %% ../../nbs/commands/04_eval.ipynb #9992f4ed
 def evaluate_folder(model, # folder of a model, or of its run
@@ -262,7 +283,7 @@ def evaluate_folder(model, # folder of a model, or of its run
     run = Evaluation(masker, about, PictureScores(threshold or about['threshold']), left_out=left, key=key)
     count_files(run, pairs, backgrounds, say)
     check_scored(run, data/f'{prefix}objects')
-    notes += channels_note(run.places[0].path, about['masker']['channels'], key)
+    notes += [*learned_note(run), *channels_note(run.places[0].path, about['masker']['channels'], key)]
     found = run.scores.summary() | dict(model=about['sha256'], data=shown(data), prefix=shown(prefix),
                                         version=__version__, notes=[*map(shown, notes)],
                                         left_out=[*map(shown, run.left_out)])
@@ -325,7 +346,10 @@ def score_run(a)->int: # words -> exit status
     "Score a finished run again. Raises `InputError` for words that mean nothing to it."
     if any(v is not None for v in (a.prefix, a.threshold, a.out, a.worst, a.key)):
         raise InputError(SAY['alone'])
-    report(evaluate_run(a.model), [], a.model)
+    metrics = evaluate_run(a.model)
+    report(metrics, [], a.model)
+    if metrics.get('unscored'):
+        print(metrics['unscored'])
     print(f'eval.json: {Path(a.model)/"eval.json"}')
     return 0
 

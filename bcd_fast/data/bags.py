@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
-           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'Source', 'Pile', 'Bags', 'middle',
-           'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original', 'true_pixels',
-           'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at', 'drawn_in', 'apart',
-           'check_drawn', 'about_corrected', 'read_piles', 'read_bags']
+           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'DIGITS', 'Source', 'Pile', 'Bags',
+           'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader', 'original',
+           'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number', 'looked_at',
+           'drawn_in', 'least_left', 'held_back', 'Parted', 'part_drawn', 'check_drawn', 'learned_from', 'learned_line',
+           'read_piles', 'read_bags']
 
 # %% ../../nbs/data/14_bags.ipynb #a45c10b9
 import numpy as np, os, tempfile
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
-from itertools import chain, compress, groupby
+from itertools import chain, compress, groupby, islice
 from pathlib import Path
 from ..core import InputError, shown
 from .images import PARTS, PILES, hashed, split_indices
@@ -23,7 +24,7 @@ from .folders import (
     Reading, Tally, and_more, check_few, check_types, filled, find_files, fitting, in_both, mask_pages, normalised,
     object_pixels, resized)
 from .corrected import (
-    CORRECTED, OBJECT, UNKNOWN, corrected_of, pictures_of, read_corrected, without_picture)
+    CORRECTED, OBJECT, UNKNOWN, Drawn, corrected_of, drawn_values, pictures_of, says_label, without_picture)
 
 # %% ../../nbs/data/14_bags.ipynb #b618b6d6
 @dataclass
@@ -33,7 +34,7 @@ class Source:
     page: int = 0 # of the file
     of: int = 1 # pages in it
     picture: Picture = None # where there is no file
-    mask: object = None # path of its true mask, or (H,W) bool; for scores and bounds only
+    mask: object = None # path of its true mask, or (H,W) bool, for scores and bounds only; `Drawn`: learned from
 
 @dataclass
 class Pile:
@@ -67,14 +68,20 @@ class Bags:
     split_seed: int = 42 # of the split alone
     fractions: tuple = None # of train, valid and test; by default no test where there are no masks to score by
     notes: list = field(default_factory=list) # messages about whatever else was left out
-    corrected: Pile = None # pictures of either sort with masks that a person drew: they are learned from, not scored
+    corrected: Pile = None # pictures of either sort with masks that are learned from: they are not scored
+    learned: dict = field(default_factory=dict) # of `learned_from`: how many these are
     def __post_init__(self):
         known = any(s.mask is not None for s in self.objects.sources)
         self.fractions = self.fractions or (SCORED if known else UNSCORED)
     def indices(self, what:str='objects')->dict: # 'objects' or 'backgrounds' -> part -> (M,) integers
         "Which pictures belong to which part."
         pile = getattr(self, what)
-        return dict(zip(PARTS, split_indices(len(pile), self.fractions, self.split_seed, pile.groups)))
+        parts = split_indices(len(pile), self.fractions, self.split_seed, pile.groups)
+        n = len(pile) if pile.groups is None else len(np.unique(pile.groups))
+        if n>1 and not len(parts[1]): # of few pictures one is held out
+            one, test = 1/n, self.fractions[2]
+            parts = split_indices(len(pile), (1-one-test, one, test), self.split_seed, pile.groups)
+        return dict(zip(PARTS, parts))
     def original(self, what:str, i:int)->Picture: # 'objects' or 'backgrounds', number
         "A picture in its own resolution. Raises `InputError` when its file has changed."
         pile = getattr(self, what)
@@ -84,24 +91,29 @@ class Bags:
         mask = self.objects.sources[i].mask
         held = mask is None or isinstance(mask, np.ndarray)
         return mask if held else true_pixels(self.objects.sources[i], self.original('objects', i))
-    def fingerprint(self)->str:
-        "Hash of all that is known of the pictures, true masks aside: the same data, the same text."
-        numbers = self.split_seed, tuple(self.fractions), self.scale, self.normalisation.to_dict()
-        piles = [p for p in (self.objects, self.backgrounds, self.corrected) if p]
-        of_piles = [(p.values, p.shapes, p.groups, *(x for gap in sorted(p.gaps.items()) for x in gap)) for p in piles]
-        drawn = [self.drawn(i) for i in range(len(self.corrected or ()))]
-        return hashed(*numbers, *chain(*of_piles), *drawn)
 
 # %% ../../nbs/data/14_bags.ipynb #e318536a
 @patch
 def drawn(self:Bags, i:int)->np.ndarray: # number of a corrected picture -> (h,w) float32: 0, 1 or NaN
-    "What a person drew, as large as the masker sees the picture. Raises `InputError`."
+    "The mask that is learned from, as large as the masker sees the picture. Raises `InputError`."
     source, sides = self.corrected.sources[i], tuple(self.corrected.shapes[i,1:])
-    mask = source.mask if isinstance(source.mask, np.ndarray) else read_corrected(source.mask)
+    drawn = source.mask if isinstance(source.mask, Drawn) else Drawn(source.mask)
+    mask, _ = drawn_values(drawn, [str(source.path)]*source.of, [None]*source.of)[source.page]
+    if not mask.size: # all of its file is transparent
+        return np.zeros(sides, np.float32)
     inside, left_open = (resized((mask==value)[None], sides)[0] for value in (OBJECT, UNKNOWN))
     return np.where(left_open>.25, np.float32(np.nan), (inside>.5).astype(np.float32))
 
 # %% ../../nbs/data/14_bags.ipynb #92e127d2
+@patch
+def fingerprint(self:Bags)->str:
+    "Hash of all that is known of the pictures, true masks aside: the same data, the same text."
+    numbers = self.split_seed, tuple(self.fractions), self.scale, self.normalisation.to_dict()
+    piles = [p for p in (self.objects, self.backgrounds, self.corrected) if p]
+    of_piles = [(p.values, p.shapes, p.groups, *(x for gap in sorted(p.gaps.items()) for x in gap)) for p in piles]
+    drawn = [self.drawn(i) for i in range(len(self.corrected or ()))]
+    return hashed(*numbers, *chain(*of_piles), *drawn)
+
 @patch
 def masks_fingerprint(self:Bags)->str:
     "Hash of the files of true masks; None without any. Raises `InputError`."
@@ -295,16 +307,21 @@ def check_number(survey:Survey, readers, where:str, least:int=10): # pictures of
     "Raise `InputError` where a pile is too small; corrected pictures count in either."
     more = len(survey.shapes.get('corrected', ()))
     for what in PILES:
+        n = len(survey.shapes[what])
+        if more and n<2:
+            raise InputError(DRAWN_SAYS['left'].format(where=where, n=n, what=what))
         check_few({what: survey.shapes[what]}, max(2, least-more), where, [*readers[what].bad.values()])
 
 # %% ../../nbs/data/14_bags.ipynb #a36460a8
-def looked_at(masks, # path or `Picture` for each item of object pictures, or none
+def looked_at(masks, # path or `Picture` for each item of object pictures, some of them None, or none
               survey:Survey # of these
-             )->tuple: # path or (H,W) bool for each item, or none; a line about them, messages
+             )->tuple: # path, (H,W) bool or None for each item, or none; a line about them, messages
     "True masks that can be used. Raises `InputError` for masks of another size, and for such as do not say the object."
     tally, kept, places = Tally(), list(masks), zip(survey.places['objects'], survey.shapes['objects'])
     for number, of_item in groupby(places, lambda place: place[0][0]) if kept else ():
         of_item, mask = [*of_item], masks[number]
+        if mask is None:
+            continue
         try:
             pages = mask_pages(mask, len(of_item))
         except InputError as e:
@@ -318,38 +335,106 @@ def looked_at(masks, # path or `Picture` for each item of object pictures, or no
 
 # %% ../../nbs/data/14_bags.ipynb #fff6f7aa
 DRAWN_SAYS = dict(
-    about='{n} corrected picture{s}: what was drawn on them is learned from',
-    several='{path} holds several pictures: one mask cannot correct them. Remove {mask}.',
+    objects='{objects} of {of_objects} object pictures have masks that {are} learned from',
+    backgrounds='{backgrounds} of {of_backgrounds} backgrounds were looked at',
+    unknown='{unknown:.1%} of the pixels of these masks are unknown',
+    left='{where}: {n} of the {what} are left without a mask that is learned from, and at least 2 are needed: add '
+         'pictures, or take masks away.',
+    held_objects='{n} masks of object pictures, which are kept to be held out and scored.',
+    held_backgrounds='{n} empty masks of backgrounds, which say no more than that these are backgrounds.',
     nothing='{folder}: {names} left out: a mask of no picture.')
 
-def drawn_in(folder)->tuple: # with corrected/, or without -> path of a picture -> path of its mask; messages
+def drawn_in(folder)->tuple: # with corrected/, or without -> path of a picture -> `Drawn`; messages
     "The masks that a person drew. Raises `InputError`."
     if not (Path(folder)/CORRECTED).is_dir():
         return {}, []
     paths, extra = pictures_of(folder), without_picture(folder)
-    drawn = {paths[name]: mask for name, mask in corrected_of(folder).items()}
+    drawn = {paths[name]: Drawn(mask, name.split('/')[0]) for name, mask in corrected_of(folder).items()}
     names = and_more(p.relative_to(folder) for p in extra) if extra else ''
     return drawn, [DRAWN_SAYS['nothing'].format(folder=folder, names=names)] if extra else []
 
-def apart(files:dict, drawn)->dict: # of `find_files`, of `drawn_in` -> objects, backgrounds, masks, groups
-    "Files without those of corrected pictures."
-    keep = {what: [p not in drawn for p in files[what]] for what in PILES}
-    rest = {what: [*compress(files[what], keep[what])] for what in PILES}
-    groups = {what: [*compress(of, keep[what])] for what, of in files.get('groups', {}).items()}
-    return rest|dict(masks=[*compress(files['masks'], keep['objects'])], groups=groups)
+# %% ../../nbs/data/14_bags.ipynb #1fc0a5c1
+def least_left(what:str, n:int)->int: # pile, its items
+    "How many items of a pile are to be left without a mask that is learned from."
+    return min(10, max(2, n//4)) if what=='objects' else n//2
 
-def check_drawn(drawn, survey:Survey): # paths of masks, in the order of their pictures; of all pictures
-    "Raise `InputError` for a mask that does not fit its picture."
-    places = survey.places.get('corrected', [])
-    for (number, name), shape in zip(places, survey.shapes.get('corrected', [])):
-        if [n for n, _ in places].count(number)>1:
-            raise InputError(DRAWN_SAYS['several'].format(path=name, mask=drawn[number]))
-        read_corrected(drawn[number], shape)
+def held_back(drawn, what:str)->set: # `Drawn` or None for each item of a pile -> numbers of items
+    "Masks that agree with the label, and are not learned from so that enough items are left. Raises `InputError`."
+    short = least_left(what, len(drawn))-sum(d is None for d in drawn)
+    if short<=0:
+        return set()
+    order = np.random.default_rng(0).permutation(len(drawn)).tolist()
+    may = (i for i in order if drawn[i] and not drawn[i].own and says_label(drawn[i], what))
+    return {*islice(may, short)}
 
-def about_corrected(pile:Pile)->str: # or None
-    "A line about corrected pictures."
-    n = len(pile or ())
-    return DRAWN_SAYS['about'].format(n=n, s='s' if n>1 else '') if n else ''
+# %% ../../nbs/data/14_bags.ipynb #2f0a7237
+@dataclass
+class Parted:
+    "The items of a set, those with masks that are learned from for themselves."
+    items: dict # objects, backgrounds, perhaps corrected -> of paths or `Picture`
+    drawn: list # `Drawn` for each corrected item
+    masks: list # true mask or None for each object item, or none
+    groups: dict # objects, backgrounds -> what belongs together
+    said: list # messages
+
+def part_drawn(items:dict, drawn:dict, # objects, backgrounds -> of paths or `Picture`; -> `Drawn` or None for each
+               masks=(), groups=None # true masks of the objects for scores, or none; pile -> what belongs together
+              )->Parted:
+    "Items with masks that are learned from leave their piles. Raises `InputError`."
+    held = {what: held_back(drawn[what], what) for what in PILES}
+    keep = {what: [d is None or i in held[what] for i, d in enumerate(drawn[what])] for what in PILES}
+    kept = {what: [*compress(items[what], keep[what])] for what in PILES}
+    gone = {what: [(p, d) for p, d, k in zip(items[what], drawn[what], keep[what]) if not k] for what in PILES[::-1]}
+    gone = [*dict((id(d), (p, d)) for pairs in gone.values() for p, d in pairs).values()] # each once
+    if gone:
+        kept['corrected'] = [p for p, _ in gone]
+    if held['objects']:
+        masks = [d and d.mask for d in drawn['objects']]
+    groups = {what: [*compress(of, keep[what])] for what, of in (groups or {}).items()}
+    said = [DRAWN_SAYS[f'held_{what}'].format(n=len(held[what])) for what in PILES if held[what]]
+    return Parted(kept, [d for _, d in gone], [*compress(masks, keep['objects'])], groups, said)
+
+# %% ../../nbs/data/14_bags.ipynb #ac687303
+def check_drawn(drawn, survey:Survey)->tuple: # `Drawn` for each corrected item -> `learned_from`; how they were read
+    "What the masks say that are learned from. Raises `InputError` for a mask that does not fit its picture."
+    tally, n, unknown, pixels = Tally(), dict.fromkeys(PILES, 0), 0, 0
+    places = zip(survey.places.get('corrected', ()), survey.shapes.get('corrected', ()))
+    for number, of_item in groupby(places, lambda place: place[0][0]):
+        names, shapes = zip(*((name, shape) for (_, name), shape in of_item))
+        for name, (mask, read) in zip(names, drawn_values(drawn[number], names, shapes)):
+            unknown, pixels = unknown+int((mask==UNKNOWN).sum()), pixels+mask.size
+            if read:
+                tally.add(name, read)
+        n[drawn[number].pile] += len(names)
+    return learned_from(n, survey, unknown/max(1, pixels)), tally.line()
+
+def learned_from(n:dict, survey:Survey, unknown:float)->dict: # objects, backgrounds -> pictures; share of the pixels
+    "How many masks are learned from; nothing where there is none."
+    if not sum(n.values()):
+        return {}
+    return n|{f'of_{what}': n[what]+len(survey.shapes[what]) for what in PILES}|dict(unknown=unknown)
+
+def learned_line(learned:dict, are:str='are')->str: # of `learned_from`
+    "A line about them."
+    if not learned:
+        return ''
+    which = ['objects', *(k for k in ('backgrounds','unknown') if learned[k])]
+    return '; '.join(DRAWN_SAYS[k].format(**learned, are=are) for k in which)
+
+# %% ../../nbs/data/14_bags.ipynb #95640f8e
+DIGITS = 16 # of a hash, by which a picture is known
+
+@patch
+def learned_pictures(self:Bags)->dict: # names of the pictures; hashes of their files, and of their numbers
+    "By what pictures whose masks were learned from are known again. Raises `InputError`."
+    names, files, numbers = [], {}, []
+    for i, source in enumerate(self.corrected.sources if self.corrected else ()):
+        p = self.original('corrected', i)
+        names.append(f'{source.mask.pile}/{p.name}')
+        numbers.append(hashed(p.values)[:DIGITS])
+        if source.path and source.path not in files:
+            files[source.path] = content_of(source.path)[:DIGITS]
+    return dict(names=names, files=[*files.values()], numbers=numbers)
 
 # %% ../../nbs/data/14_bags.ipynb #ad0dee69
 def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
@@ -358,7 +443,7 @@ def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
                scale:float=None, # pixels that the masker sees for one of a file; chosen by default
                masks=(), # path or `Picture` for each item of the objects' reader, or none
                groups=None, # objects, backgrounds -> for each item, what belongs together
-               drawn=() # path of the mask of each item of the corrected ones' reader
+               drawn=() # `Drawn` for each item of the corrected ones' reader
               )->Bags:
     "A data set of what two readers give. Raises `InputError` where pictures are too few or do not go together."
     survey = Survey()
@@ -370,7 +455,7 @@ def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
     for reader in readers.values():
         reader.channels = channels
     masks, about, unmasked = looked_at(masks, survey)
-    check_drawn(drawn, survey)
+    learned, as_read = check_drawn(drawn, survey)
     how = fit_normalisation(normalise, (p for reader in readers.values() for _, _, p in reader))
     scale = scale or choose_scale([filled(how(p.values, p.valid), p.valid) for p in survey.few(channels)])
     kind = np.uint8 if set(survey.kinds)=={'uint8'} and how.name=='unit' else np.uint16
@@ -380,23 +465,25 @@ def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
              for what, reader in readers.items()}
     bad = [message for reader in readers.values() for message in reader.bad.values()]+unmasked
     both = in_both(*(zip((name for _, name in survey.places[what]), piles[what]) for what in PILES))
-    lines = [survey.line(channels, how), about, both, about_corrected(piles.get('corrected'))]
-    return Bags(**piles, normalisation=how, scale=float(scale), reading=readers['objects'].reading,
+    lines = [survey.line(channels, how), about, both, learned_line(learned), as_read]
+    return Bags(**piles, learned=learned, normalisation=how, scale=float(scale), reading=readers['objects'].reading,
                 unreadable=bad, pictures='\n'.join(line for line in lines if line))
 
 # %% ../../nbs/data/14_bags.ipynb #9748c257
 def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CSV table
               reading:Reading=Reading(), # how files become pictures
               normalise:str='auto', # one of `NORMALISATIONS`, or auto
-              scale:float=None # pixels that the masker sees for one of a file; chosen by default
+              scale:float=None, # pixels that the masker sees for one of a file; chosen by default
+              use:bool=False # learn from masks, or keep them for scores
              )->Bags:
     "A data set from a user's files. Raises `InputError` when something is missing, too small or wrong."
-    files, said = find_files(folder)
+    files, said = find_files(folder, use)
     drawn, more = drawn_in(folder)
-    files = apart(files, drawn)
-    readers = {what: Reader(files[what], reading) for what in PILES}
-    if drawn:
-        readers['corrected'] = Reader([*drawn], reading)
-    bags = read_piles(readers, str(folder), normalise, scale, files['masks'], files['groups'], [*drawn.values()])
+    used = {what: {p: Drawn(files['used'][p], what, False) for p in files[what] if p in files.get('used', ())}
+            for what in PILES}
+    each = {what: [drawn.get(p) or used[what].get(p) for p in files[what]] for what in PILES}
+    parted = part_drawn(files, each, files['masks'], files.get('groups'))
+    readers = {what: Reader(items, reading) for what, items in parted.items.items()}
+    bags = read_piles(readers, str(folder), normalise, scale, parted.masks, parted.groups, parted.drawn)
     source = f'your images in {shown(Path(folder).resolve().name)}'
-    return replace(bags, notes=said+more, source=source)
+    return replace(bags, notes=said+more+parted.said, source=source)

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['CORRECTED', 'EARLIER', 'DRAFTS', 'OBJECT', 'GROUND', 'UNKNOWN', 'SAY', 'pictures_of', 'corrected_path', 'check_mask',
            'read_corrected', 'corrected_of', 'without_picture', 'png_bytes', 'earlier_of', 'keep_earlier', 'is_there',
-           'write_corrected']
+           'write_corrected', 'Drawn', 'says_unknown', 'three_values', 'drawn_values', 'says_label']
 
 # %% ../../nbs/data/13_corrected.ipynb #0bdc82eb
 import io, numpy as np
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from PIL import Image
 from ..core import InputError, in_short, make_folder, write_whole
 from .images import PILES
-from .folders import pile_folder, walk_files
+from .formats import Picture
+from .folders import fitting, mask_file, pile_folder, walk_files
 
 # %% ../../nbs/data/13_corrected.ipynb #6c82c165
 CORRECTED, EARLIER, DRAFTS = 'corrected','earlier','drafts' # folder of the masks; in it replaced and unfinished ones
@@ -25,7 +27,9 @@ SAY = {
     'mode': '{path} is no gray 8-bit PNG but of mode {found}: import the mask again.',
     'values': '{path} has the value {found}: a corrected mask has 255 (object), 0 (not object), 127 (unknown).',
     'shape': '{path} has {found} pixels and its picture {shape}: they must be equal.',
-    'dimensions': 'the mask of {path} has the shape {found}: expected (height, width).'}
+    'dimensions': 'the mask of {path} has the shape {found}: expected (height, width).',
+    'several': '{path} holds several pictures: one mask cannot correct them. Remove {mask}.',
+    'pages': '{mask} holds {n} masks and {path} {of} pictures: give a mask for each.'}
 
 def pictures_of(folder)->dict: # with objects/ and backgrounds/; -> name such as objects/site/7.tif -> path
     "The pictures of both piles, sorted by name. Raises `InputError` where there are none."
@@ -118,3 +122,52 @@ def write_corrected(folder, name:str, # of `pictures_of`: folder, name of the pi
     if path.exists():
         keep_earlier(folder, name)
     return write_whole(path, png_bytes(mask))
+
+# %% ../../nbs/data/13_corrected.ipynb #bd9259e0
+@dataclass(frozen=True)
+class Drawn:
+    "A mask that is learned from."
+    mask: object # path, `Picture`, or (H,W) uint8 of 0, 127, 255
+    pile: str = 'objects' # one of `PILES`, of its picture
+    own: bool = True # is it of corrected/? Else it is read by the rule for true masks
+
+def says_unknown(mask:Picture)->bool: # from memory
+    "Whether 127 stands for unknown in it."
+    v = mask.values
+    return len(v)==1 and bool((v==UNKNOWN).any() and ((v==UNKNOWN)|(v==OBJECT)|(v==GROUND)).all())
+
+def three_values(mask:Picture, name:str, shape=None, # name and (H,W) of its picture, where it is known
+                 held:bool=False # from memory, not from a file
+                )->tuple: # (H,W) uint8 of 0, 127, 255; how it was read
+    "A true mask as a corrected one. Raises `InputError` as `fitting` does."
+    unknown = np.zeros(mask.values.shape[1:], bool)
+    if held and says_unknown(mask):
+        unknown = mask.values[0]==UNKNOWN
+        mask = replace(mask, values=np.where(unknown, GROUND, mask.values).astype(mask.values.dtype))
+    elif mask.valid is not None and mask.values.dtype.kind=='f':
+        unknown = ~mask.valid
+    read = fitting(mask, name, mask.values.shape[1:] if shape is None else shape)
+    values = np.where(read.inside, OBJECT, GROUND)
+    return np.where(unknown if unknown.size else False, UNKNOWN, values).astype(np.uint8), read
+
+# %% ../../nbs/data/13_corrected.ipynb #f6bced29
+def drawn_values(drawn:Drawn, names, shapes)->list: # names and (H,W) or None of the pictures of its file
+    "As of `three_values`, for each picture; nothing is known of how a mask of corrected/ is read. Raises `InputError`."
+    if len(names)>1 and drawn.own:
+        raise InputError(SAY['several'].format(path=names[0], mask=drawn.mask))
+    if drawn.own:
+        read = check_mask if isinstance(drawn.mask, np.ndarray) else lambda m, _, shape: read_corrected(m, shape)
+        return [(read(drawn.mask, names[0], shapes[0]), None)]
+    held = isinstance(drawn.mask, Picture)
+    pages = [drawn.mask] if held else mask_file(drawn.mask)
+    if len(pages)!=len(names):
+        mask = getattr(drawn.mask, 'name', drawn.mask)
+        raise InputError(SAY['pages'].format(mask=mask, n=len(pages), path=names[0], of=len(names)))
+    return [three_values(page, name, shape, held) for page, name, shape in zip(pages, names, shapes)]
+
+def says_label(drawn:Drawn, pile:str)->bool: # not of corrected/; one of `PILES`
+    "Whether all is known of its pixels, and some of them are object, or none as of a background. Raises `InputError`."
+    held = isinstance(drawn.mask, Picture)
+    pages = [drawn.mask] if held else mask_file(drawn.mask)
+    values = np.concatenate([three_values(p, p.name, held=held)[0].ravel() for p in pages])
+    return bool((values!=UNKNOWN).all() and (values==OBJECT).any()==(pile=='objects'))

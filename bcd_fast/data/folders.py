@@ -7,13 +7,14 @@ __all__ = ['BESIDE', 'LEFT_OUT', 'LABELS', 'TABLES', 'COLUMNS', 'SEPARATORS', 'M
            'NO_ROOM', 'SLURRED', 'DARK', 'BRIGHT', 'BETWEEN', 'MASK_SAYS', 'HOW', 'TALLY_SAYS', 'MUCH', 'UNMASKED',
            'ALL_TRANSPARENT', 'FITS', 'DATASET_SAYS', 'MOST_RESIZED', 'sort_of', 'list_files', 'look_into', 'and_more',
            'walk_files', 'decoded', 'lines_of', 'cells_of', 'check_columns', 'read_rows', 'located', 'masks_of_rows',
-           'read_table', 'pile_folder', 'name_below', 'find_masks', 'find_files', 'check_room', 'Reading', 'read_files',
-           'same_channels', 'Read', 'codes_of', 'is_gray', 'neighbours', 'are_labels', 'suffix_of', 'opaque_only',
-           'bright_pixels', 'check_clear', 'read_mask', 'object_pixels', 'fitting', 'Tally', 'taken_as',
-           'is_black_on_white', 'as_stored', 'mask_file', 'mask_pages', 'masks_of', 'Windows', 'square', 'resized',
-           'target_size', 'grid_starts', 'grid_windows', 'filled', 'normalised', 'cut_windows', 'stacked_valid',
-           'stack_windows', 'check_kinds', 'check_few', 'check_types', 'about_pictures', 'one_scale', 'window_bytes',
-           'too_long', 'not_too_long', 'equal_pictures', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
+           'used_of_rows', 'read_table', 'pile_folder', 'name_below', 'masks_by_name', 'find_masks', 'mask_names',
+           'used_masks', 'scored_masks', 'find_files', 'check_room', 'Reading', 'read_files', 'same_channels', 'Read',
+           'codes_of', 'is_gray', 'neighbours', 'are_labels', 'suffix_of', 'opaque_only', 'bright_pixels',
+           'check_clear', 'read_mask', 'object_pixels', 'fitting', 'Tally', 'taken_as', 'is_black_on_white',
+           'as_stored', 'mask_file', 'mask_pages', 'masks_of', 'Windows', 'square', 'resized', 'target_size',
+           'grid_starts', 'grid_windows', 'filled', 'normalised', 'cut_windows', 'stacked_valid', 'stack_windows',
+           'check_kinds', 'check_few', 'check_types', 'about_pictures', 'one_scale', 'window_bytes', 'too_long',
+           'not_too_long', 'equal_pictures', 'in_both', 'pictures_dataset', 'read_masks', 'read_folder']
 
 # %% ../../nbs/data/03_folders.ipynb #67b20c9b
 import csv, io, numpy as np, os, re, tifffile, torch, torch.nn.functional as F, unicodedata
@@ -23,6 +24,7 @@ from itertools import groupby
 from pathlib import Path
 from PIL import Image
 from ..core import InputError, check_choice, free_memory, in_short, shown
+from ..raw.waterfalls import SIDECAR
 from .images import BackgroundImages, Dataset, ObjectImages, hashed
 from .formats import (
     SUFFIXES, TIFF_SUFFIXES, Picture, all_gray, channels_of, read_pictures, with_channels)
@@ -42,7 +44,7 @@ LEFT_OUT = dict(
 def sort_of(p:Path)->str: # in a folder of pictures -> beside, folder, suffix, special, or picture
     "What something in a folder of pictures is; a broken link is taken for the picture that its name says."
     name, suffix = p.name.lower(), p.suffix.lower()
-    if name.startswith('.') or name in BESIDE or suffix in BESIDE:
+    if name.startswith('.') or name in BESIDE or suffix in BESIDE or name.endswith(SIDECAR):
         return 'beside'
     if os.path.isdir(p):
         return 'folder'
@@ -117,14 +119,16 @@ TABLES = {'.csv','.tsv','.txt'}
 COLUMNS = 'path','label','mask','group' # the first two are needed
 SEPARATORS = ',;\t|'
 MARKS = {b'\xef\xbb\xbf': 'utf-8-sig', b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'} # how a file begins
-TABLE_SAYS = dict(
-    unreadable='{path} cannot be read as a CSV table ({reason}).',
-    column='{path} has no column {missing}: expected path, label and perhaps mask, found {found}.',
-    twice='{path} has the column {name} twice: leave one.',
-    long='{path}, line {line}: {n} cells, and the first line names {of} columns.',
-    blank='{path}, line {line}: no path.',
-    label='{path}, line {line}: label {label!r} is neither object nor background.',
-    masks='{path}: {n} of {of} object rows have a mask, and that of {first} has none, so no scores are made.')
+TABLE_SAYS = {
+    'unreadable': '{path} cannot be read as a CSV table ({reason}).',
+    'column': '{path} has no column {missing}: expected path, label and perhaps mask, found {found}.',
+    'twice': '{path} has the column {name} twice: leave one.',
+    'long': '{path}, line {line}: {n} cells, and the first line names {of} columns.',
+    'blank': '{path}, line {line}: no path.',
+    'label': '{path}, line {line}: label {label!r} is neither object nor background.',
+    'masks': '{path}: {n} of {of} object rows have a mask, and that of {first} has none, so no scores are made.',
+    'no_masks': '{path} names no mask to learn from: fill its column mask, or leave data.masks=use out.',
+    'two_masks': '{path}: two masks for {picture}: leave one.'}
 
 # %% ../../nbs/data/03_folders.ipynb #1cf80da2
 def decoded(raw:bytes)->str:
@@ -202,7 +206,20 @@ def masks_of_rows(path, rows)->tuple: # table, its rows of object pictures -> pa
     n = len(rows)-len(without)
     return [], [TABLE_SAYS['masks'].format(path=path, n=n, of=len(rows), first=without[0])] if n else []
 
-def read_table(path)->tuple: # objects, backgrounds, masks -> paths; groups -> pile -> what belongs together; messages
+def used_of_rows(path, rows)->dict: # table, its rows -> picture -> mask
+    "The masks of a table that are learned from. Raises `InputError` where there is none, or two for a picture."
+    here, used = Path(path).parent, {}
+    for row in rows:
+        if row.get('mask'):
+            picture, mask = located(here, row['path']), located(here, row['mask'])
+            if used.setdefault(picture, mask)!=mask:
+                raise InputError(TABLE_SAYS['two_masks'].format(path=path, picture=row['path']))
+    if not used:
+        raise InputError(TABLE_SAYS['no_masks'].format(path=path))
+    return used
+
+def read_table(path, use:bool=False # learn from masks, or keep them for scores
+              )->tuple: # objects, backgrounds, masks -> paths; groups: pile -> labels; used: picture -> mask; messages
     "The files of a CSV table. Raises `InputError` for missing columns and unknown labels."
     rows, files, groups = read_rows(path), {}, {}
     for what, kind in (('objects',1), ('backgrounds',0)):
@@ -210,19 +227,25 @@ def read_table(path)->tuple: # objects, backgrounds, masks -> paths; groups -> p
         files[what] = [located(Path(path).parent, r['path']) for r in mine]
         if mine and 'group' in mine[0]: # a row without a group is one of its own
             groups[what] = [r['group'] or f'line {r["line"]}' for r in mine]
+    if use:
+        return files|dict(masks=[], groups=groups, used=used_of_rows(path, rows)), []
     masks, said = masks_of_rows(path, [r for r in rows if r['kind']])
     return files|dict(masks=masks, groups=groups), said
 
 
 # %% ../../nbs/data/03_folders.ipynb #a04e2050
-FOLDER_SAYS = dict(
-    cases='{path} holds {names}, which differ in capitals only: leave one.',
-    table='{path} is a file and no table: expected {suffixes}, or a folder with objects/ and backgrounds/.',
-    no_mask='{folder}: no mask for {names}, so no scores are made.',
-    elsewhere='{path}: {names} left out: masks are looked for in masks/.',
-    two_masks='{folder}: two masks for {names}, so no scores are made.',
-    extra='{folder}: {names} left out: a mask of no object picture.',
-    corrected='{folder}/corrected left out: only recipe=whole learns from corrected masks.')
+FOLDER_SAYS = {
+    'cases': '{path} holds {names}, which differ in capitals only: leave one.',
+    'table': '{path} is a file and no table: expected {suffixes}, or a folder with objects/ and backgrounds/.',
+    'no_mask': '{folder}: no mask for {names}, so no scores are made.',
+    'elsewhere': '{path}: {names} left out: masks are looked for in masks/.',
+    'two_masks': '{folder}: two masks for {names}, so no scores are made.',
+    'extra': '{folder}: {names} left out: a mask of no object picture.',
+    'no_folder': '{path} has no masks/ to learn from: put masks there, or leave data.masks=use out.',
+    'no_used': '{folder} holds no mask of a picture to learn from: a mask has the name of its picture.',
+    'two_used': '{folder}: {masks} are two masks of {picture}: leave one.',
+    'extra_used': '{folder}: {names} left out: a mask of no picture.',
+    'corrected': '{folder}/corrected left out: only recipe=whole learns from corrected masks.'}
 
 ALMOST = {'mask','label','labels','truth','ground_truth','groundtruth','gt','annotations'} # names of folders for masks
 
@@ -239,15 +262,19 @@ def name_below(p:Path, top:Path)->str: # a file in a folder
     return unicodedata.normalize('NFC', p.relative_to(top).with_suffix('').as_posix())
 
 # %% ../../nbs/data/03_folders.ipynb #4b7a9a44
+def masks_by_name(folder)->tuple: # of masks -> name -> of paths; messages
+    "The files of a folder of masks. Raises `InputError` when it holds none."
+    by_name, (paths, said) = defaultdict(list), walk_files(folder, 'masks')
+    for p in paths:
+        by_name[name_below(p, folder)].append(p)
+    return by_name, said
+
 def find_masks(folder, # of masks
                objects, # paths of object images
                top # folder of these
               )->tuple: # path of a mask for each, or none at all; messages
     "Masks by the names of their object images. Raises `InputError` when the folder holds none."
-    paths, said = walk_files(folder, 'masks')
-    by_name, names = defaultdict(list), [name_below(p, top) for p in objects]
-    for p in paths:
-        by_name[name_below(p, folder)].append(p)
+    (by_name, said), names = masks_by_name(folder), [name_below(p, top) for p in objects]
     missing = [p.relative_to(top) for p, n in zip(objects, names) if n not in by_name]
     twice = [p.relative_to(top) for p, n in zip(objects, names) if len(by_name.get(n, ()))>1]
     extra = [p.relative_to(folder) for n in sorted(set(by_name)-set(names)) for p in by_name[n]]
@@ -255,22 +282,61 @@ def find_masks(folder, # of masks
         said += [FOLDER_SAYS[why].format(folder=folder, names=and_more(left))] if left else []
     return [] if missing or twice else [by_name[n][0] for n in names], said
 
-def find_files(path)->tuple: # dict of objects, backgrounds, masks -> paths; messages
+# %% ../../nbs/data/03_folders.ipynb #1ec5679f
+def mask_names(p:Path, top:Path, what:str, taken)->list: # picture, its folder, its pile; names of object pictures
+    "What the mask of a picture may be called: object pictures come first where two have the same name."
+    name = name_below(p, top)
+    names = dict.fromkeys([name, f'{what}/{name}'])
+    return [n for n in names if what=='objects' or n not in taken]
+
+def used_masks(folders:dict, files:dict)->tuple: # of `find_files` -> picture -> mask; messages
+    "Masks that are learned from. Raises `InputError` where there is none, or two for a picture."
+    folder, used, known = folders['masks'], {}, set()
+    if not folder.is_dir():
+        raise InputError(FOLDER_SAYS['no_folder'].format(path=folder.parent))
+    by_name, said = masks_by_name(folder)
+    taken = {name_below(p, folders['objects']) for p in files['objects']}
+    for what in ('objects','backgrounds'):
+        for p in files[what]:
+            names = mask_names(p, folders[what], what, taken)
+            masks = [m for n in names for m in by_name.get(n, ())]
+            if len(masks)>1:
+                two = ' and '.join(m.relative_to(folder).as_posix() for m in masks[:2])
+                raise InputError(FOLDER_SAYS['two_used'].format(folder=folder, masks=two, picture=p))
+            if masks:
+                used[p] = masks[0]
+            known.update(names)
+    if not used:
+        raise InputError(FOLDER_SAYS['no_used'].format(folder=folder))
+    extra = [m.relative_to(folder) for n in sorted(set(by_name)-known) for m in by_name[n]]
+    return used, said+([FOLDER_SAYS['extra_used'].format(folder=folder, names=and_more(extra))] if extra else [])
+
+
+# %% ../../nbs/data/03_folders.ipynb #3ff610ec
+def scored_masks(path:Path, folders:dict, files:dict # data folder; of `find_files`
+                )->tuple: # as of `find_masks`
+    "Masks that are for scores. Raises `InputError`."
+    if folders['masks'].is_dir():
+        return find_masks(folders['masks'], files['objects'], folders['objects'])
+    named = [f'{p.name}/' for p in sorted(path.iterdir()) if p.name.lower() in ALMOST and p.is_dir()]
+    return [], [FOLDER_SAYS['elsewhere'].format(path=path, names=and_more(named))] if named else []
+
+def find_files(path, use:bool=False # learn from masks, or keep them for scores
+              )->tuple: # objects, backgrounds, masks -> paths; groups, used as of `read_table`; messages
     "The files of a folder or a table, with a mask for each object image or none. Raises `InputError`."
     path, files, said = Path(path), {}, []
     if path.suffix.lower() in TABLES and not path.is_dir():
-        return read_table(path)
+        return read_table(path, use)
     if path.is_file():
         raise InputError(FOLDER_SAYS['table'].format(path=path, suffixes=', '.join(sorted(TABLES))))
     folders = {what: pile_folder(path, what) for what in ('objects','backgrounds','masks')}
     for what in ('objects','backgrounds'):
         files[what], more = walk_files(folders[what], what)
         said += more
-    if folders['masks'].is_dir():
-        masks, more = find_masks(folders['masks'], files['objects'], folders['objects'])
-    else:
-        masks, named = [], [f'{p.name}/' for p in sorted(path.iterdir()) if p.name.lower() in ALMOST and p.is_dir()]
-        more = [FOLDER_SAYS['elsewhere'].format(path=path, names=and_more(named))] if named else []
+    if use:
+        used, more = used_masks(folders, files)
+        return files|dict(masks=[], used=used), said+more
+    masks, more = scored_masks(path, folders, files)
     return files|dict(masks=masks), said+more
 
 

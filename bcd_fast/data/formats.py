@@ -16,17 +16,18 @@ __all__ = ['ARRAY_SUFFIXES', 'HDF5_SUFFIXES', 'TIFF_SUFFIXES', 'SUFFIXES', 'MOST
            'page_picture', 'upright', 'turned_upright', 'turned_of', 'pages_are_bands', 'check_memory', 'page_names',
            'whole_page', 'bands_of_pages', 'whole_tiff', 'read_tiff', 'deep_png', 'frames_of', 'check_pillow',
            'turned_in_exif', 'pillow_values', 'frame_values', 'pillow_picture', 'read_pillow', 'read_jpeg2000',
-           'unreadable', 'read_pictures', 'of_parts', 'content_of', 'all_gray', 'kind_of', 'one_of_each', 'channels_of',
-           'with_channels']
+           'read_raw', 'unreadable', 'read_pictures', 'of_parts', 'content_of', 'all_gray', 'kind_of', 'one_of_each',
+           'channels_of', 'with_channels']
 
 # %% ../../nbs/data/01_formats.ipynb #44b17b2e
-import hashlib, h5py, imagecodecs, math, numpy as np, os, stat, tifffile
+import hashlib, h5py, imagecodecs, math, numpy as np, os, stat, tifffile, warnings
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from PIL import Image, ImageSequence
 from ..core import InputError, nearest
+from ..raw.waterfalls import RAW_SUFFIXES, picture_name, picture_of, survey
 from .images import IMAGE_SUFFIXES
 
 # %% ../../nbs/data/01_formats.ipynb #f00a7b13
@@ -41,7 +42,7 @@ class Picture:
 ARRAY_SUFFIXES = {'.npy'}
 HDF5_SUFFIXES = {'.h5','.hdf5'}
 TIFF_SUFFIXES = {'.tif','.tiff'}
-SUFFIXES = IMAGE_SUFFIXES | ARRAY_SUFFIXES | HDF5_SUFFIXES
+SUFFIXES = IMAGE_SUFFIXES | ARRAY_SUFFIXES | HDF5_SUFFIXES | RAW_SUFFIXES
 MOST_BANDS = 64 # of a picture
 
 # %% ../../nbs/data/01_formats.ipynb #63dc0e7d
@@ -694,9 +695,23 @@ def read_jpeg2000(path, channels, nodata, key)->list: # of Picture
     a = imagecodecs.jpeg2k_decode(path.read_bytes())
     return [finished(channels_first(a, None if a.ndim==2 else -1), channels, nodata, path.name)]
 
+# %% ../../nbs/data/01_formats.ipynb #2a1c2a95
+def read_raw(path, channels, nodata, key)->list: # of Picture
+    "The channels of raw side-scan data. Raises `ValueError` for more than is read whole."
+    s = survey(path)
+    bands = s.chosen(key)
+    for h, w in (b.shape for b in bands):
+        if h*w>MOST_PIXELS:
+            raise ValueError(f'{SIZE_SAYS["sides"].format(h=h, w=w)}; bcd_waterfall cuts it into pieces')
+    check_whole(sum(held_bytes(math.prod(b.shape), b.track.dtype) for b in bands), bytes_there(path))
+    for note in s.notes:
+        warnings.warn(note)
+    found = [(picture_name(s, b), *picture_of(s, b)) for b in bands]
+    return [finished(a[None], channels, nodata, name, there) for name, a, there in found]
+
 # %% ../../nbs/data/01_formats.ipynb #363b0644
 READERS = ({'.npy': read_npy} | dict.fromkeys(HDF5_SUFFIXES, read_hdf5) | dict.fromkeys(TIFF_SUFFIXES, read_tiff)
-           | dict.fromkeys(JPEG2000_SUFFIXES, read_jpeg2000))
+           | dict.fromkeys(JPEG2000_SUFFIXES, read_jpeg2000) | dict.fromkeys(RAW_SUFFIXES, read_raw))
 UNREADABLE = '{path} cannot be read as an image ({reason}): replace or remove it.'
 
 def unreadable(path:Path, e)->InputError: # what went wrong
@@ -714,6 +729,8 @@ def read_pictures(path, # a file of any of `SUFFIXES`
     try:
         check_regular(path)
         return READERS.get(path.suffix.lower(), read_pillow)(path, channels, nodata, key)
+    except InputError: # says all of it already
+        raise
     except Exception as e: # decoders fail in many ways, all of which mean the same
         raise unreadable(path, e) from e
 

@@ -16,7 +16,7 @@ from ..data.images import PILES
 from .entries import ONE, Files, Said
 from .exports import WRITERS
 from .label_studio import above_all, document_root
-from ..prediction.predict import RECORD, SAY, content_of, is_line, place_of, whole_lines
+from ..prediction.predict import RECORD, SAY, content_of, is_line, real_path, whole_lines
 from ..prediction.tiles import SMALL
 
 # %% ../../nbs/exchange/07_predictions.ipynb #9f8b566e
@@ -35,7 +35,7 @@ def predicted_of(out, images)->list: # folder of a prediction run; folder of ima
     "Pictures and the lines of the record about them: those that were asked for, and others of the same data folder."
     lines = {l['path']: l for l in whole_lines(Path(out)/RECORD)[1:] if is_line(l)}
     paths = list_files(images, 'images') if Path(images).is_dir() else [Path(images)]
-    asked = {place_of(p): Path(os.path.abspath(p)) for p in paths}
+    asked = {real_path(p): Path(os.path.abspath(p)) for p in paths}
     top, piled = data_folder(images)
     real, found = Path(os.path.realpath(top)), {}
     for place, line in lines.items():

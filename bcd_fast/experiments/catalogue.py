@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'SMALL', 'PAPER', 'SIZES', 'OF_PAPER', 'WHOLE_PICTURES', 'RECIPES', 'VIEWS', 'WITHOUT_MASKS',
            'SIDE_SCAN', 'IN_16', 'RECIPE_OF', 'SMALL_OBJECTS', 'GROUPS', 'UNNAMED', 'START', 'WHOLE', 'TEXTS',
-           'FOLDERS', 'FUNCTIONS', 'WORD_SAYS', 'OF_SQUARES', 'RECIPE_SAYS', 'experiment', 'budget', 'stage1_epochs',
-           'stage2_epochs', 'small_epochs', 'named', 'defaults', 'everywhere', 'register', 'in_quotes', 'has_quotes',
-           'word_in_quotes', 'no_setting', 'read_word', 'check_value', 'check_word', 'check_values', 'check_overrides',
-           'typed_keys', 'of_squares', 'with_experiment', 'recipe_line', 'check_meaning', 'first_line', 'composed',
-           'compose_config']
+           'FOLDERS', 'FUNCTIONS', 'WORD_SAYS', 'OF_SQUARES', 'RECIPE_SAYS', 'BOUND', 'experiment', 'budget',
+           'stage1_epochs', 'stage2_epochs', 'small_epochs', 'named', 'defaults', 'everywhere', 'register', 'in_quotes',
+           'has_quotes', 'word_in_quotes', 'no_setting', 'read_word', 'check_value', 'check_word', 'check_values',
+           'check_overrides', 'typed_keys', 'of_squares', 'with_experiment', 'recipe_line', 'check_meaning',
+           'first_line', 'composed', 'compose_config']
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #ea920252
 import os, re
@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..core import InputError, nearest
 from ..settings import check_setting, choices_of, is_text, known_keys, possible_text, walk
-from ..data.datasets import check_data
+from ..data.datasets import check_data, check_squares
 from ..backgrounds.stage1 import check_encoder
 from ..divergences.representations import check_divergence
 from .configs import Config, check_config
@@ -351,9 +351,15 @@ def recipe_line(words)->str: # of the command line -> empty where there is nothi
     return RECIPE_SAYS['whole'].format(keys=keys) if keys and 'recipe=whole' in words else ''
 
 # %% ../../nbs/experiments/01_catalogue.ipynb #f6de77ba
+BOUND = 'supervised=true learns from all true masks already, as a bound: leave it out, or data.masks=use.'
+
 def check_meaning(cfg, words): # composed settings, as typed
     "Raise `InputError` for a setting that was changed and means nothing to what its group has chosen; returns `cfg`."
     check_data(cfg.data)
+    if cfg.recipe!='whole':
+        check_squares(cfg.data.masks)
+    if cfg.supervised and cfg.data.masks=='use':
+        raise InputError(BOUND)
     check_encoder({k: v for k, v in cfg.encoder.items() if k=='name' or f'encoder.{k}' in typed_keys(words)})
     if cfg.stage==2 and not cfg.supervised: # else there is no divergence
         check_divergence(cfg.divergence)

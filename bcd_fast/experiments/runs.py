@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'ANEW', 'STALE', 'PICTURES_OF_RUN', 'FILES',
            'FOLDERS', 'USED', 'AMONG', 'READ_IN', 'FIT', 'CHOSEN', 'FOUND_NOTHING', 'TOLD_APART', 'FEWEST_TOLD',
-           'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'WHOLE_DATA', 'SETTINGS', 'NO_RUN',
-           'REPLACED', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics', 'doubt',
-           'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'only_begun', 'check_unused',
-           'check_among', 'check_unfinished', 'sweep_run', 'held', 'note_data', 'begun_with', 'same_data',
-           'data_as_begun', 'threads_as_begun', 'held_out_of', 'find_threshold', 'choice_of', 'uses_clusters',
-           'judge_condition', 'normalisation_of', 'keep_model', 'about_clusters', 'about_grounds', 'run_stage2',
-           'say_left_out', 'say_lines', 'data_of_run', 'who_set_k', 'finish_run', 'masks_of', 'held_out_masks',
-           'some_objects', 'finish_for', 'told_apart', 'apart_found', 'about_whole', 'score_test', 'run_whole',
-           'whole_metrics', 'metrics_in', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares',
-           'run_experiment', 'reason', 'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run',
-           'evaluate_run', 'report']
+           'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'UNSCORED', 'WHOLE_DATA', 'SETTINGS',
+           'NO_RUN', 'REPLACED', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics',
+           'doubt', 'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'only_begun',
+           'check_unused', 'check_among', 'check_unfinished', 'sweep_run', 'held', 'note_data', 'begun_with',
+           'same_data', 'data_as_begun', 'threads_as_begun', 'held_out_of', 'find_threshold', 'choice_of',
+           'uses_clusters', 'judge_condition', 'normalisation_of', 'keep_model', 'about_clusters', 'about_grounds',
+           'run_stage2', 'say_left_out', 'say_lines', 'data_of_run', 'who_set_k', 'finish_run', 'masks_of',
+           'held_out_masks', 'some_objects', 'finish_for', 'told_apart', 'learned_of', 'without_names', 'learned_found',
+           'unscored', 'scored_part', 'apart_found', 'about_whole', 'score_test', 'run_whole', 'whole_metrics',
+           'metrics_in', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares', 'run_experiment', 'reason',
+           'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, os, pandas as pd, re, torch
@@ -32,7 +32,7 @@ from ..core import read_sealed_json, say_line, sweep, tell, typed, write_json, w
 from ..data.images import only_data
 from ..data.normalisation import Normalisation, numbers_of
 from ..data.datasets import load_data
-from ..data.bags import scale_line
+from ..data.bags import learned_line, scale_line
 from ..backgrounds.stage1 import Stage1, load_stage1, run_stage1, save_stage1, stage1_key
 from ..masker.maskers import count_parameters, set_precision
 from ..masker.refinement import Finish, with_finish
@@ -192,7 +192,7 @@ def check_unused(folder)->None:
 
 # %% ../../nbs/experiments/05_runs.ipynb #19ed0dd6
 AMONG = '{folder} lies among the pictures of {path}, which are read: choose another folder for the results.'
-READ_IN = 'objects','backgrounds','masks' # of a folder of pictures
+READ_IN = 'objects','backgrounds','masks','corrected' # of a folder of pictures
 
 def check_among(cfg, folder)->None: # settings, folder of the run
     "Raise `CannotGoOn` where results would lie among the pictures that are read, perhaps by a link."
@@ -469,6 +469,32 @@ def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     tops = {pile: [top_mean(count_levels(m).sum(0)) for m in found] for pile, found in masks.items()}
     return share_above(tops['objects'], tops['backgrounds'])
 
+# %% ../../nbs/experiments/05_runs.ipynb #a150892a
+UNSCORED = ('no scores: all masks were learned from. Score other pictures, such as those of test_objects/ and '
+            'test_masks/: bcd_eval RUN DIR --prefix test_.')
+
+def learned_of(bags)->dict: # Bags -> how many, names, files, numbers; None where no mask was learned from
+    "Which pictures with masks were learned from."
+    return bags.learned|bags.learned_pictures() if bags.learned else None
+
+def without_names(learned:dict)->dict: # of `learned_of`
+    "What the model keeps: its pictures are known by their hashes."
+    return learned and {k: v for k, v in learned.items() if k!='names'}
+
+def learned_found(bags, found:dict)->list: # Bags, of `score_test` -> of `Finding`
+    "What the report says of masks that were learned from."
+    said = (learned_line(bags.learned, 'were'), (unscored(bags, found) or '').rstrip('.'))
+    return [Finding('note', 'masks', f'{line}.') for line in said if line]
+
+def unscored(bags, found:dict)->str: # Bags, of `score_test`; None where it is clear
+    "Why there are no scores."
+    return UNSCORED if bags.learned and not found else None
+
+def scored_part(bags)->str: # Bags -> test, or valid where there is no test part with a mask: masks may have come later
+    "Which object pictures are scored."
+    test = bags.indices()['test']
+    return 'test' if any(bags.objects.sources[i].mask is not None for i in test) else 'valid'
+
 def apart_found(auroc:float)->Finding: # of `told_apart`
     "What the first line of the report says."
     if auroc<FEWEST_TOLD:
@@ -484,8 +510,7 @@ def about_whole(bags)->dict: # Bags -> as `load_model` gives it, what prediction
 def score_test(model, bags, threshold:float, folder)->dict: # masker, Bags, folder of the run
     "Score whole test pictures in their own resolution, and draw some; None for each where there are no masks."
     scores, views, about = PictureScores(threshold), [], about_whole(bags)
-    known = bags.objects.sources[0].mask is not None
-    part = 'test' if known and len(bags.indices()['test']) else 'valid' # masks that came later: there is no test part
+    part = scored_part(bags)
     for pile in ('objects','backgrounds'):
         for i, p, m in masks_of(model, about, bags, pile, part):
             truth = bags.truth(i) if pile=='objects' else None
@@ -494,7 +519,7 @@ def score_test(model, bags, threshold:float, folder)->dict: # masker, Bags, fold
             if pile=='objects' and len(views)<12:
                 views.append(View(p.name, bags.normalisation(p.values, p.valid), m>threshold, truth))
     save_figure(views_figure([(UNDER_PICTURES, views)]), folder/'masks.png')
-    return scores.summary() if known else {}
+    return scores.summary() if scores.of('objects', 'iou') else {}
 
 # %% ../../nbs/experiments/05_runs.ipynb #be543131
 WHOLE_DATA = '{objects:,} pictures with the object, {backgrounds:,} without: {source}'
@@ -506,16 +531,21 @@ def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `r
     metrics = dict.fromkeys(METRICS) | whole_metrics(cfg, name, bags)
     say(stage2_line(cfg.trainer, state['epoch'] if state else 0))
     model, seconds, steps = train_on_pictures(cfg, bags, folder, state, say)
-    finish, masks = finish_for(cfg, model, bags)
+    (finish, masks), learned = finish_for(cfg, model, bags), learned_of(bags)
     held_out = held_out_of(cfg, masks['backgrounds'], masks['objects'], folder, say)
     auroc = told_apart(masks)
     clusters = dict(k=1, assign='none', backgrounds=[len(bags.indices('backgrounds')['train'])])
     numbers = FileNumbers(bags.normalisation, bags.scale, cfg.data.nodata)
     save_model(folder/'model', model, cfg.trainer.side, clusters,
-               Threshold(held_out.threshold, held_out.curve, finish), numbers, cfg.seed)
+               Threshold(held_out.threshold, held_out.curve, finish), numbers, cfg.seed, without_names(learned))
     save_figure(loss_curves(pd.read_csv(folder/'history.csv').drop(columns=['seconds','lr'])), folder/'losses.png')
-    findings = write_report(folder, f'{bags.source}, seed {cfg.seed}', held_out, [apart_found(auroc)])
     found = score_test(model, bags, held_out.threshold, folder)
+    metrics |= dict(unscored=unscored(bags, found),
+                    learned_masks=learned and {k: v for k, v in learned.items() if k not in ('files','numbers')})
+    before = [apart_found(auroc), *learned_found(bags, found)]
+    findings = write_report(folder, f'{bags.source}, seed {cfg.seed}', held_out, before)
+    if metrics['unscored']:
+        say(metrics['unscored'])
     if auroc<FEWEST_TOLD:
         say(FOUND_NOTHING.format(auroc=auroc))
     metrics |= {k: found.get(k) for k in OF_PICTURES}
@@ -548,7 +578,8 @@ def evaluate_whole(cfg, folder)->dict: # settings, folder of the run -> the metr
     model, about = load_model(folder/'model')
     metrics = metrics_in(folder)
     found = score_test(model, bags, about['threshold'], folder)
-    metrics |= {k: found.get(k) for k in OF_PICTURES} | dict(peak_rss_mb=peak_rss_mb())
+    metrics |= {k: found.get(k) for k in OF_PICTURES}
+    metrics |= dict(unscored=unscored(bags, found), peak_rss_mb=peak_rss_mb())
     write_json(folder/'eval.json', metrics)
     return metrics
 
@@ -558,7 +589,8 @@ def begin_whole(cfg, name:str, folder, say, resume:bool, bags=None)->tuple: # as
     check_whole(cfg, read=bags is None)
     bags = bags or load_bags(cfg.data)
     say_left_out(bags, say)
-    say(WHOLE_DATA.format(objects=len(bags.objects), backgrounds=len(bags.backgrounds), source=bags.source))
+    n = {what: len(getattr(bags, what))+bags.learned.get(what, 0) for what in ('objects','backgrounds')}
+    say(WHOLE_DATA.format(**n, source=bags.source))
     say_lines(bags.pictures, say)
     say(scale_line(bags.scale))
     if resume:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'OLDER', 'NEW', 'FIELDS', 'SAY', 'MOST_BYTES', 'FileNumbers', 'Threshold', 'digest_of', 'write_about',
-           'save_model', 'wrong', 'check_fields', 'check_ranges', 'check_curve', 'only_once', 'finite', 'read_json',
-           'check_digest', 'read_about', 'check_architecture', 'shapes_of', 'read_weights', 'check_weights',
-           'load_model', 'threshold_of']
+           'save_model', 'wrong', 'check_fields', 'check_ranges', 'check_curve', 'check_learned', 'only_once', 'finite',
+           'read_json', 'check_digest', 'read_about', 'check_architecture', 'shapes_of', 'read_weights',
+           'check_weights', 'load_model', 'threshold_of']
 
 # %% ../../nbs/prediction/00_models.ipynb #f0d2c39e
 import hashlib, json, math, platform, reprlib, torch
@@ -57,7 +57,9 @@ def save_model(folder, # made if it is not there
                clusters:dict, # number, way of assignment, sizes
                threshold:Threshold=Threshold(),
                numbers:FileNumbers=FileNumbers(),
-               seed:int=0)->Path: # the folder
+               seed:int=0,
+               learned:dict=None # how many masks were learned from, hashes of the files and numbers of their pictures
+              )->Path: # the folder
     "Write a masker and what it needs to be used; a model that was there is replaced when the new one is whole."
     folder = make_folder(folder)
     weights = save({k: v.contiguous().cpu() for k, v in model.state_dict().items()})
@@ -66,7 +68,7 @@ def save_model(folder, # made if it is not there
              'numbers': files and files.to_dict(),
              'size': size, 'scale': numbers.scale, 'nodata': numbers.nodata, 'clusters': clusters,
              'threshold': threshold.value, **asdict(threshold.finish),
-             'false_alarms': threshold.false_alarms, 'seed': seed,
+             'false_alarms': threshold.false_alarms, 'seed': seed, 'learned': learned,
              'versions': dict(bcd_fast=__version__, torch=torch.__version__, python=platform.python_version()),
              'sha256': hashlib.sha256(weights).hexdigest()}
     write_whole(folder/'model.safetensors', weights)
@@ -79,7 +81,7 @@ NEW = {'numbers': (dict,type(None)), 'digest': str}
 FIELDS = {'format': str, 'masker': dict, 'normalisation': dict, **NEW, 'size': int,
           'scale': (float,type(None)), 'nodata': (float,type(None)), 'clusters': dict, 'threshold': float,
           **Finish.__annotations__,
-          'false_alarms': dict, 'seed': int, 'versions': dict, 'sha256': str}
+          'false_alarms': dict, 'seed': int, 'learned': (dict,type(None)), 'versions': dict, 'sha256': str}
 SAY = {
     'missing': '{path} is no model folder: expected model.json and model.safetensors, '
                'as bcd_train and bcd_demo write them.',
@@ -93,6 +95,7 @@ SAY = {
     'level': '{path}: level {found} is not between -1000 and 1000.',
     'sure': '{path}: sure {found} is not between 0 and 1000.',
     'curve': '{path}: the false-alarm rates are no lists of equally many numbers: train again.',
+    'learned': '{path}: the pictures whose masks were learned from are not counted and listed: train again.',
     'bands': '{path}: the normalisation has {found} bands, and the masker {channels} channels.',
     'size': f'{{path}}: size {{found}} is not between 16 and {2**14}.',
     'masker': '{path}: masker {found} is not an architecture of this version.',
@@ -138,6 +141,15 @@ def check_curve(curve:dict, path)->None: # `false_alarms` of a `model.json`
     fine = all(isinstance(v, list) and all(map(is_number, v)) for v in lists)
     if not fine or len({len(v) for v in lists})>1 or not all(type(n) is int and 0<n<2**63 for n in counts):
         raise wrong('curve', path)
+
+def check_learned(learned:dict, path)->None: # of a `model.json`, or None
+    "Raise `InputError` unless the pictures whose masks were learned from are numbers, and lists of texts."
+    if learned is None:
+        return
+    lists = [learned.get(k) for k in ('files','numbers')]
+    hashes = all(isinstance(v, list) and all(isinstance(text, str) for text in v) for v in lists)
+    if not hashes or not all(is_number(v) for k, v in learned.items() if k not in ('files','numbers')):
+        raise wrong('learned', path)
 
 # %% ../../nbs/prediction/00_models.ipynb #90027c96
 MOST_BYTES = 2**22 # of a `model.json`
@@ -187,9 +199,10 @@ def read_about(folder)->dict:
     if not isinstance(found, dict) or found.get('format') not in (FORMAT, OLDER):
         raise wrong('format', path, FORMAT)
     absent = dict(numbers=None, digest='') if found['format']==OLDER else {}
-    about = asdict(Finish()) | absent | found # models of older versions
+    about = asdict(Finish()) | dict(learned=None) | absent | found # models of older versions
     check_fields(about, path)
     check_curve(about['false_alarms'], path)
+    check_learned(about['learned'], path)
     files = read_numbers(about['numbers'], path)
     about['normalisation'] = replace(read_normalisation(about['normalisation'], path), files=files)
     check_ranges(about, path)

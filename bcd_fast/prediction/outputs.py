@@ -8,8 +8,8 @@ __all__ = ['OUTPUTS', 'DAMAGED', 'CORNERS', 'GEO_TAGS', 'TIFF_HEADS', 'JPEG_2000
            'coco_annotation', 'numbered', 'coco_annotations', 'coco_file', 'polygons', 'signed_area', 'polygon_area',
            'turned', 'head_of', 'tag_value', 'tags_of', 'geo_tags', 'pixel_with', 'rasterio_place', 'tags_by_rasterio',
            'places_in', 'told_elsewhere', 'on_earth', 'check_somewhere', 'ground_pixel', 'map_coordinates',
-           'Georeference', 'used', 'georeference', 'geojson_feature', 'unwound', 'one_turn', 'on_map', 'Telling',
-           'geojson', 'overlay']
+           'Georeference', 'used', 'ground_reference', 'georeference', 'geojson_feature', 'unwound', 'one_turn',
+           'on_map', 'Telling', 'geojson', 'tinted', 'overlay']
 
 # %% ../../nbs/prediction/02_outputs.ipynb #b87d72ad
 import io, itertools, numpy as np, os, tifffile
@@ -19,6 +19,8 @@ from itertools import chain, product
 from pathlib import Path
 from scipy import ndimage
 from ..core import in_short
+from ..raw.slant_range import on_ground
+from ..raw.waterfalls import RAW_SUFFIXES, places_in_file, survey
 from ..data.images import visible
 from ..data.maps import Region, column_runs, found_regions, pixel_area, simplified, some_of
 
@@ -181,6 +183,8 @@ GEO_SAYS = {
     'pole': 'a region lies around a pole',
     'place': 'it says nowhere where the pixels lie',
     'none': 'it has no georeference',
+    'slant': 'the pixels of raw data are not of one size',
+    'map': 'its positions are metres of a map that it does not name',
     'earth': 'pixels lie past the earth',
     'tags': '{name}: its georeference cannot be copied to the masks ({why}).',
     'pixels': '{name}: its outlines are in pixels, not in longitude and latitude ({why}).',
@@ -246,11 +250,11 @@ def told_elsewhere(path)->list: # of an image without `geo_tags` -> what tells o
 
 # %% ../../nbs/prediction/02_outputs.ipynb #1038b81e
 def on_earth(lon, lat)->list: # (n,) degrees each -> of [lon,lat]
-    "Points as GeoJSON writes them. Raises `ValueError` where one is none."
+    "Points as GeoJSON writes them, to a tenth of a millimetre. Raises `ValueError` where one is none."
     a = np.stack([lon, lat], 1)
     if not np.isfinite(a).all() or abs(a[:,1]).max()>90+1e-9 or abs(a[:,0]).max()>360+1e-9:
         raise ValueError(GEO_SAYS['earth'])
-    return a.tolist()
+    return a.round(9).tolist()
 
 def check_somewhere(to_map, size): # of `map_coordinates`; (width, height)
     "Raise `ValueError` where nine points over a picture all fail: there is no way to the earth."
@@ -323,12 +327,39 @@ def used(name, # of the image
         notes.append(GEO_SAYS['pixels'].format(name=name, why=why))
     return Georeference(good, to_map, tuple(notes), pixel=pixel, why='' if to_map else why)
 
+# %% ../../nbs/prediction/02_outputs.ipynb #77400b4d
+def ground_reference(path:Path, key:str=None)->Georeference: # of raw side-scan data; of `read_pictures`
+    "Where the pictures of its channels lie on the earth."
+    try:
+        s = survey(path)
+        bands = s.chosen(key)
+    except ValueError: # reading it has failed already
+        return Georeference([])
+    found = []
+    for b in bands:
+        try:
+            p = places_in_file(s, b)
+            if not p.degrees:
+                raise ValueError(GEO_SAYS['map'])
+            placed = on_ground(p)
+            to_map = lambda ring, placed=placed: on_earth(*placed(ring).T)
+            to_map([[p.nadir,0]])
+            found.append(Georeference([], to_map, why=GEO_SAYS['slant']))
+        except ValueError as e:
+            note = GEO_SAYS['pixels'].format(name=path, why=in_short(e))
+            found.append(Georeference([], notes=(note,), why=in_short(e)))
+    notes = tuple(dict.fromkeys(n for g in found for n in g.notes))
+    return replace(found[0], notes=notes, others=tuple(found[1:]))
+
 # %% ../../nbs/prediction/02_outputs.ipynb #39f763d4
 def georeference(path, # of an image
-                 outlines:bool=False # whether they are wanted in longitude and latitude
+                 outlines:bool=False, # whether they are wanted in longitude and latitude
+                 key:str=None # of `read_pictures`
                 )->Georeference:
     "The georeference of an image as far as it can be used."
     name = Path(path)
+    if name.suffix.lower() in RAW_SUFFIXES:
+        return ground_reference(name, key) if outlines else Georeference([])
     try:
         places = places_in(path)
     except OSError:
@@ -418,14 +449,20 @@ def geojson(mask, # (H,W) bool
     return dict(type='FeatureCollection', features=found)
 
 # %% ../../nbs/prediction/02_outputs.ipynb #672e2593
+def tinted(image, mask, edge, colour)->np.ndarray: # (1 or 3,h,w), (h,w) bool, (h,w) bool, (3,) -> (h,w,3) uint8
+    "Some rows of an overlay."
+    image, c = np.repeat(image, 3, 0) if len(image)==1 else image, np.array(colour, float)
+    a = 255*np.nan_to_num(image).transpose(1, 2, 0)
+    a = np.where(mask[...,None], .8*a+.2*c, a)
+    return np.where(edge[...,None], c, a).clip(0, 255).astype(np.uint8)
+
 def overlay(image, # (C,H,W) floats in [0,1], NaN where there is no data
             mask, # (H,W) bool
             colour:tuple=(255,190,0))->np.ndarray: # (H,W,3) uint8
     "The image with the outline of its mask, and a light tint inside; of several bands what a screen can show."
-    image = visible(image)
-    a = 255*np.nan_to_num(np.repeat(image, 3, 0) if len(image)==1 else image).transpose(1, 2, 0)
-    inside, c = mask[...,None], np.array(colour, float)
-    a = np.where(inside, .8*a+.2*c, a)
+    image, out = visible(image), np.empty((*mask.shape,3), np.uint8)
     width = max(1, round(min(mask.shape)/400))
     edge = mask ^ ndimage.binary_erosion(mask, iterations=width, border_value=1)
-    return np.where(edge[...,None], c, a).clip(0, 255).astype(np.uint8)
+    for s in map(slice, range(0, len(mask), 256), range(256, len(mask)+256, 256)): # floats take much memory
+        out[s] = tinted(image[:, s], mask[s], edge[s], colour)
+    return out

@@ -285,7 +285,8 @@ def software_of(path)->tuple: # of a picture -> what made it, whether the pictur
 def is_ours(path)->bool: # of a file
     "Whether a file says that it was made here."
     if Path(path).suffix=='.geojson':
-        data = Path(path).read_bytes()
+        with open(path, 'rb') as f:
+            data = f.read(2**20)
         return any(n in data for n in OUTLINES)
     try:
         if Path(path).suffix=='.gpkg':
@@ -425,6 +426,7 @@ class Made:
     annotations: list = field(default_factory=list) # of COCO, without numbers
     dropped: object = field(default_factory=lambda: sorted_runs([])) # `Runs` of what was too small
 
+# %% ../../nbs/prediction/03_predict.ipynb #4dafa763
 def in_pixels(value:Measure, word:str, name:str, pixel:float, why:str)->float: # pixel: None where it is not known
     "A length or an area of a picture. Raises `InputError` where it is in metres, and its pixels are nowhere."
     if value.ground and not pixel:
@@ -453,6 +455,7 @@ def asked(to:Writing, made:Made, where:Georeference)->tuple: # `Telling`, smalle
     off = in_pixels(to.smooth, '--smooth', made.name, where.pixel and where.pixel**.5, where.why)
     return Telling(shown(made.name), where.to_map, where.pixel, off), least
 
+# %% ../../nbs/prediction/03_predict.ipynb #e147b9e4
 def save_maps(to:Writing, made:Made, stem:str, bands, # as for `save_regions`, from a function
               where:Georeference)->None:
     "The same, in pixels where the georeference does not reach."
@@ -473,7 +476,6 @@ def save_cogs(to:Writing, made:Made, stem:str, mask, soft)->None: # paths of TIF
         write_cog(to.out/name, tiff, labels)
         made.names.append(name)
 
-
 # %% ../../nbs/prediction/03_predict.ipynb #474a28d1
 @contextmanager
 def aside(to:Writing): # yields a folder
@@ -490,7 +492,8 @@ def save_picture(to:Writing, stem:str, # of the names of the files
                  where:Georeference
                 )->Made:
     "The outputs of a picture in memory, but `coco`. Raises `InputError`, `Unwritten`."
-    made, hard, soft = Made(p.name, prob.shape), f'{stem}.tif' if where.tags else f'{stem}.png', f'{stem}.probability.tif'
+    made, soft = Made(p.name, prob.shape), f'{stem}.probability.tif'
+    hard = f'{stem}.tif' if where.tags else f'{stem}.png'
     save_maps(to, made, stem, lambda: [(0, prob)], where)
     mask = without(prob>to.threshold, 0, made.dropped)
     made.names = [n for k, n in (('masks', hard), ('probabilities', soft)) if k in to.write]+made.names
@@ -544,6 +547,7 @@ def save_from(to:Writing, made:Made, stem:str, soft, # path of the probabilities
         made.names.append(f'{stem}.overlay.png')
         save_array(to.out/made.names[-1], large_overlay(to, source, soft, made.dropped))
 
+# %% ../../nbs/prediction/03_predict.ipynb #f602d342
 def save_large(to:Writing, stem:str, # of the names of the files
                source, # `WholeImage` or `TiffRows`
                model, about:dict, # as `load_model` gives them
@@ -683,8 +687,10 @@ def flush(self:Run)->None:
 @patch
 def write_large(self:Run, job:Job)->None:
     "Predict and write a file with large pictures."
-    sources = enumerate(zip(job.stems(), job.pictures))
-    self.finish(job, [save_large(self.to, stem, s, self.model, self.about, job.where.of(i)) for i, (stem, s) in sources])
+    made = []
+    for i, (stem, s) in enumerate(zip(job.stems(), job.pictures)):
+        made.append(save_large(self.to, stem, s, self.model, self.about, job.where.of(i)))
+    self.finish(job, made)
 
 # %% ../../nbs/prediction/03_predict.ipynb #5e251f52
 def job_of(run:Run, path:Path, stem:str, sha256:str, sources)->Job: # wanted stem; of `open_images`
@@ -694,7 +700,8 @@ def job_of(run:Run, path:Path, stem:str, sha256:str, sources)->Job: # wanted ste
     if line and line['pages']==len(sources):
         stem = line['stem']
     stem = run.names.choose(stem, path.name, len(sources), owner)
-    return Job(path, sha256, georeference(path, run.to.on_earth()), stem, sources)
+    where = georeference(path, run.to.on_earth(), run.reading.get('key'))
+    return Job(path, sha256, where, stem, sources)
 
 def predict_file(run:Run, path:Path, stem:str, sha256:str)->None: # wanted stem, of the content
     "Predict a file, or let its small pictures wait for others. Raises `InputError`, and what goes wrong in reading."
@@ -803,14 +810,14 @@ def predict_folder(model_dir, # folder with model.json and model.safetensors
                    write:tuple=('masks',), # of `OUTPUTS`
                    nodata:float=None, # value of pixels without data, the model's own by default
                    key:str=None, # HDF5: name of the data set
-                   say=lambda done, of: None, # called after each file
-                   **least # of `measures`
+                   **more # `say`: called with files done, of how many; `min_area`, `smooth`: of `measures`
                   )->dict: # `written`, `skipped`; `unreadable`, `notes`: messages; `seconds`, `megapixels`
     "Masks of all readable images, without those of an earlier run. Raises `InputError`: wrong path, no room, busy."
+    say, least = more.pop('say', lambda done, of: None), measures(**more)
+    check_extras(write, least['smooth'])
     (model, about), start = load_model(model_dir), time.perf_counter()
     paths, out = check_paths(images, out, write, model_dir)
-    to = Writing(out, threshold or about['threshold'], tuple(write), about['normalisation'], **measures(**least))
-    check_extras(write, to.smooth)
+    to = Writing(out, threshold or about['threshold'], tuple(write), about['normalisation'], **least)
     reading = dict(nodata=about['nodata'] if nodata is None else nodata, key=key)
     with only_one(out):
         run, skipped = predict_into(out, paths, model, about, to, reading, say)

@@ -344,6 +344,7 @@ class Launched(threading.Thread):
         except BaseException as e: # told by `raise_why`
             self.error = e
 
+# %% ../../nbs/training/09_processes.ipynb #aa58e00e
 def wait_for(launched, asked, folder:Path)->None: # `Launched`; event, to stop; folder for what they say
     "Wait for all. Raises `InputError`; Ctrl-C stops them after the present step, at once when it comes again."
     try:
@@ -394,6 +395,7 @@ def beat(store, every:float=1.): # of the first process, seconds
             store.add('beats', 1)
             time.sleep(every)
 
+# %% ../../nbs/training/09_processes.ipynb #7bce128a
 class Ranks:
     "The processes that torchrun has started, and the store by which they tell each other how they are."
     def __init__(self, place:Place, timeout:float=300.): # seconds to wait for another one
@@ -456,6 +458,7 @@ def fit(self:Ranks, work:tuple)->Fitted: # of `fit_share`
     weights = {k: v.cpu() for k, v in learn.model.state_dict().items()}
     return Fitted(weights, names_of(learn), [list(v) for v in learn.recorder.values], apart)
 
+# %% ../../nbs/training/09_processes.ipynb #7fa11a94
 @patch
 def serve(self:Ranks)->int: # exit status: that of the first process
     "Train what the first process trains, until it ends: for all others. Raises `Lost`."

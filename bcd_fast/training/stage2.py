@@ -54,8 +54,7 @@ class TrainerConfig:
     # as many samples for the divergence, with replacement, with loss=paper; 0 takes the batch as it is
     bootstrap: int = setting(2, least=0, unit='times the batch')
     div_weight: float = setting(1., least=0) # of the divergence
-    # of the gradient that the divergence is to have, in place of a fixed weight
-    div_share: Optional[float] = setting(None, above=0, most=.95, unit='share')
+    div_share: Optional[float] = setting(None, above=0, most=.95, unit='share') # of the gradient, in place of a weight
     harmonise: bool = setting(False) # objects take on the gain of their new grounds, for the divergence
     bg_weight: float = setting(10., least=0) # of the backgrounds' squared masks
     cf_weight: float = setting(30., least=0) # of the squared error on counterfactuals; 0 as in the paper
@@ -242,6 +241,7 @@ def plain_settings(cfg)->dict: # settings, composed or not
     "The settings as plain values."
     return OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else dict(cfg)
 
+# %% ../../nbs/training/10_stage2.ipynb #98e7875c
 def about_of(cfg, ds, s1:Stage1=None)->dict: # settings, Dataset or Bags, stage 1 where there is one
     "What a checkpoint of this training says; true masks belong to it where they are learned from."
     seen = s1.report['key'] if s1 else ds.fingerprint()

@@ -35,7 +35,7 @@ def check_whole(cfg, read:bool=True): # settings, whether files will be read
 
 def load_bags(d)->Bags: # settings of the data
     "The whole pictures of a folder. Raises `InputError` for missing or wrong files."
-    return read_bags(d.path, Reading(d.channels, d.nodata, d.key), d.normalise)
+    return read_bags(d.path, Reading(d.channels, d.nodata, d.key), d.normalise, use=d.masks=='use')
 
 # %% ../../nbs/training/14_whole_pictures.ipynb #1e5bb5ac
 EXPECTED = 'training will take {time} on this machine; the pictures take {size:,.0f} MB {where}'
@@ -64,7 +64,7 @@ def shown_in_a_step(learn)->int: # `BagLearner` -> windows
 def expected_line(learn, epochs:int)->str: # `BagLearner`, still to be made
     "How long a training will take, and what its pictures need."
     loader = learn.dls.train
-    piles = [getattr(loader.bags, what) for what in ('objects','backgrounds')]
+    piles = [p for p in (loader.bags.objects, loader.bags.backgrounds, loader.bags.corrected) if p]
     size = shown_in_a_step(learn), int(piles[0].shapes[0,0]), *loader.window
     seconds = epochs*len(loader)*seconds_a_step(learn.model, size)
     where = 'in files' if any(isinstance(pile.values, np.memmap) for pile in piles) else 'of memory'

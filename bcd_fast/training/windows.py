@@ -165,10 +165,11 @@ def masks_of_corrected(bags:Bags)->list: # of ((h,w) float32: 0, 1 or NaN; (n,2)
 
 # %% ../../nbs/training/11_windows.ipynb #235c781d
 def masks_as_seen(bags:Bags, part:str)->dict: # one of train, valid, test -> number of a picture -> (h,w) bool
-    "True masks of the object pictures of a part, at the resolution of the masker. Raises `InputError`."
+    "True masks of the object pictures of a part, at the resolution of the masker; none unless each has one."
     masks = {}
     for i in bags.indices()[part]:
         truth = bags.truth(i)
-        if truth is not None:
-            masks[int(i)] = resized(truth[None], tuple(bags.objects.shapes[i,1:]))[0]>.5
+        if truth is None:
+            return {}
+        masks[int(i)] = resized(truth[None], tuple(bags.objects.shapes[i,1:]))[0]>.5
     return masks

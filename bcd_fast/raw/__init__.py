@@ -1,0 +1,1 @@
+"""Raw side-scan sonar: files of pings become pictures with places."""
