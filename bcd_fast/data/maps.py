@@ -335,7 +335,7 @@ def simplified(polygons, # of `Region`
     return out
 
 # %% ../../nbs/data/15_maps.ipynb #49565001
-FEW, LAYER, MADE = 512, 'objects', 'masks made by bcd_fast'
+FEW, LAYER, MADE = 128, 'objects', 'masks made by bcd_fast'
 FIELDS = dict(source=object, area_pixels=np.int64, area_m2=np.float64, score=np.float64)
 
 def some_of(things, n:int=FEW): # yields lists
