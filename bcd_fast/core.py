@@ -224,11 +224,14 @@ def read_sealed_json(path)->dict:
 BUSY = '{folder} is in use by another process: wait until it has ended, or choose another folder.'
 
 @contextmanager
-def only_one(folder): # that this process writes to
+def only_one(folder, # that this process writes to
+             name:str='.lock', # of the file that says so: another one for a part of what is written there
+             wait:float=0 # seconds for another process to end
+            ):
     "Hold a folder against other processes. Raises `InputError` where one of them holds it."
-    lock = FileLock(Path(folder)/'.lock')
+    lock = FileLock(Path(folder)/name)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=wait)
     except Timeout as e:
         raise InputError(BUSY.format(folder=folder)) from e
     except OSError as e:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BROKEN', 'COMMANDS', 'FIRST', 'bcd_train', 'bcd_demo', 'bcd_predict', 'bcd_eval', 'bcd_bench', 'bcd_check',
-           'bcd_export', 'bcd_figures', 'bcd_import', 'bcd_suggest', 'bcd_review', 'bcd_waterfall', 'numbers_in',
-           'broken_fastai', 'end_at_once', 'load', 'command']
+           'bcd_export', 'bcd_figures', 'bcd_import', 'bcd_suggest', 'bcd_review', 'bcd_waterfall', 'bcd_submit',
+           'numbers_in', 'broken_fastai', 'end_at_once', 'load', 'command']
 
 # %% ../nbs/environment.ipynb #8e5da6c9
 import importlib, os, re, signal, sys, threading, warnings
@@ -49,8 +49,10 @@ COMMANDS = {
     'bcd_import': 'commands.importing',
     'bcd_suggest': 'commands.suggest',
     'bcd_review': 'commands.review',
-    'bcd_waterfall': 'commands.waterfall'} # where each is
+    'bcd_waterfall': 'commands.waterfall',
+    'bcd_submit': 'commands.submit'} # where each is
 
+# %% ../nbs/environment.ipynb #5d53186b
 FIRST = {getattr(signal, n): n for n in ('SIGINT','SIGTERM','SIGHUP') if hasattr(signal, n)} # Windows has no SIGHUP
 
 def end_at_once(number:int=signal.SIGINT, *_): # of a signal
@@ -89,4 +91,4 @@ def command(name:str, *words)->int: # one of `COMMANDS`, perhaps a list of words
 # %% ../nbs/environment.ipynb #0c2a43a2
 bcd_train, bcd_demo, bcd_predict, bcd_eval = (partial(command, n) for n in list(COMMANDS)[:4])
 bcd_bench, bcd_check, bcd_export, bcd_figures = (partial(command, n) for n in list(COMMANDS)[4:8])
-bcd_import, bcd_suggest, bcd_review, bcd_waterfall = (partial(command, n) for n in list(COMMANDS)[8:])
+bcd_import, bcd_suggest, bcd_review, bcd_waterfall, bcd_submit = (partial(command, n) for n in list(COMMANDS)[8:])

@@ -134,12 +134,12 @@ def test_what_comes_into_the_folder_of_results_later_stays(model, tmp_path):
         assert (mask(out/'a.png.png') == pattern(0)).all() and (mask(out/'b.png.png') == pattern(1)).all()
 
 
-def test_folders_in_a_folder_are_told(model, tmp_path):
+def test_empty_folders_in_a_folder_are_told(model, tmp_path):
     folder = write(tmp_path/'in', a__png=pattern(0))
     (folder/'more').mkdir()
     for _ in range(2): # that of the results is there at the second time
         note, = predict_folder(model, folder, folder/'out')['notes']
-        assert 'more left out' in note and 'out left' not in note.replace('more left out', '')
+        assert 'more left out: no picture' in note and 'out left' not in note.replace('more left out', '')
 
 
 def test_a_file_of_holes_takes_no_time(said, tmp_path):

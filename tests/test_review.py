@@ -11,6 +11,7 @@ from bcd_fast.data.corrected import (
     corrected_of, png_bytes, pictures_of, read_corrected, without_picture, write_corrected)
 from bcd_fast.masker.maskers import make_masker
 from bcd_fast.prediction.models import save_model
+from bcd_fast.prediction.suggestions import suggest
 from bcd_fast.review.session import UNTOUCHED, Draft, Masker, Review, draft_path, read_draft, write_draft
 from bcd_fast.review.server import GET, HEADERS, POST, Server
 
@@ -174,6 +175,16 @@ def test_other_methods(server, method):
     assert status == 501 and (method == 'HEAD' or said == {'error': f'{method} is not known here.'})
 
 
+def answer_to(s, sent):
+    "All that a server says to bytes after which nothing comes."
+    s.sendall(sent)
+    s.shutdown(socket.SHUT_WR)
+    answer = b''
+    while part := s.recv(2**16):
+        answer += part
+    return answer
+
+
 @pytest.mark.parametrize('sent', [
     b'', b'\r\n\r\n', b'\x00\x01\xff\r\n\r\n', b'GET\r\n\r\n', b'GET / HTTP/9.9\r\n\r\n',
     b'GET / HTTP/1.1\r\n: x\r\n\r\n',
@@ -182,11 +193,7 @@ def test_other_methods(server, method):
 def test_what_is_no_request(server, sent, capfd):
     "No traceback, no end of the server, and nothing is let in."
     with socket.create_connection(('127.0.0.1', server.server_port), timeout=20) as s:
-        s.sendall(sent)
-        s.shutdown(socket.SHUT_WR)
-        answer = b''
-        while part := s.recv(2**16):
-            answer += part
+        answer = answer_to(s, sent)
     assert b' 200 ' not in answer and b'Traceback' not in answer
     assert request(server, 'GET', '/api/pictures')[0] == 200
     assert capfd.readouterr().err == ''
@@ -197,9 +204,7 @@ def test_a_request_that_breaks_off_writes_nothing(server):
     head = f'POST /api/right?picture=0 HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\nX-Review-Token: {token}\r\n'
     body = png_bytes(np.zeros((H, W), np.uint8))
     with socket.create_connection(('127.0.0.1', server.server_port), timeout=20) as s:
-        s.sendall(f'{head}Content-Length: {len(body)}\r\n\r\n'.encode()+body[:-1])
-        s.shutdown(socket.SHUT_WR)
-        assert b'bytes were to come' in s.recv(2**16)
+        assert b'bytes were to come' in answer_to(s, f'{head}Content-Length: {len(body)}\r\n\r\n'.encode()+body[:-1])
     assert server.review.done == {}
 
 
@@ -323,7 +328,8 @@ def test_command(tmp_path, folder, monkeypatch, capsys):
             os.kill(os.getpid(), signal.SIGINT)
         threading.Thread(target=work, daemon=True).start()
     monkeypatch.setattr(webbrowser, 'open', person)
-    assert bcd_review([str(model), str(folder), '--number', '9']) == 0
+    (tmp_path/'names.txt').write_text('\n'.join(f'objects/{i}.png' for i in range(4)))
+    assert bcd_review([str(model), str(folder), '--pictures', str(tmp_path/'names.txt')]) == 0
     out, err = capsys.readouterr()
     assert found['done'] == 'nothing' and found['held'] and err == ''
     assert out.splitlines()[0].startswith('4 picture(s) at http://127.0.0.1:')
@@ -332,6 +338,57 @@ def test_command(tmp_path, folder, monkeypatch, capsys):
     assert read_corrected(folder/'corrected/objects/2.png').max() == 0
     with only_one(folder):
         pass # free again
+
+
+@pytest.fixture
+def on_the_page(monkeypatch):
+    "The names of each session that was opened, in their order; nobody waits for it."
+    found = []
+    def note(self):
+        found.append(self.review.names)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Server, 'serve_forever', note)
+    return found
+
+
+def test_pictures_come_as_suggested(tmp_path, folder, on_the_page, capsys):
+    "Those of `suggest`, in its order, by the model or by the run that made it; those with a draft first."
+    model = save_model(tmp_path/'run/model', make_masker('small', 4, 1), 32, {})
+    wanted = [s.picture for s in suggest(model, folder, 3)[0]]
+    words = [str(folder), '--number', '3', '--no-browser']
+    assert bcd_review([str(model), *words]) == bcd_review([str(model.parent), *words]) == 0
+    assert on_the_page == [wanted]*2 and capsys.readouterr().err == ''
+    write_draft(folder, wanted[2], Draft(np.full((H, W), UNTOUCHED, np.uint8)))
+    write_corrected(folder, wanted[1], np.zeros((H, W), np.uint8))
+    assert bcd_review([str(model), *words]) == 0
+    assert on_the_page[2][0] == wanted[2] and wanted[1] not in on_the_page[2]
+
+
+def test_what_is_not_suggested_is_said(tmp_path, folder, on_the_page, capsys, monkeypatch):
+    "Large pictures and damaged ones come last where there is room, and are named where there is none."
+    model = save_model(tmp_path/'model', make_masker('small', 4, 1), 32, {})
+    monkeypatch.setattr('bcd_fast.prediction.suggestions.SMALL', H*W)
+    Image.fromarray(np.zeros((H, W+1), np.uint8)).save(folder/'objects/large.png')
+    (folder/'objects/damaged.png').write_bytes(b'no picture')
+    assert bcd_review([str(model), str(folder), '--number', '99', '--no-browser']) == 0
+    out, err = capsys.readouterr()
+    assert on_the_page[0][-2:] == ['objects/damaged.png', 'objects/large.png'] and err == ''
+    assert 'the last 2 picture(s) could not be compared with the others' in out
+    assert bcd_review([str(model), str(folder), '--number', '4', '--no-browser']) == 0
+    out, err = capsys.readouterr()
+    assert len(on_the_page[1]) == 4 and not {'objects/damaged.png', 'objects/large.png'} & {*on_the_page[1]}
+    assert err.startswith('left out:') and 'damaged.png' in err and f'large.png has {H}x{W+1} pixels' in err
+
+
+def test_large_pictures_alone_are_shown(tmp_path, on_the_page, monkeypatch):
+    "A folder of them is no reason to end."
+    model = save_model(tmp_path/'model', make_masker('small', 4, 1), 32, {})
+    monkeypatch.setattr('bcd_fast.prediction.suggestions.SMALL', 10)
+    (tmp_path/'data/objects').mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(grays(i)).save(tmp_path/f'data/objects/{i}.png')
+    assert bcd_review([str(model), str(tmp_path/'data'), '--number', '2', '--no-browser']) == 0
+    assert on_the_page == [['objects/0.png', 'objects/1.png']]
 
 
 def test_no_browser(server, monkeypatch, capsys):

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAITS', 'ABOUT_MARGINS', 'ABOUT_PLACES',
-           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'DESCRIPTION', 'HELP', 'NOT_THERE', 'PAGE_SAYS', 'told',
-           'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes', 'kind_in_words', 'counted',
-           'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors', 'margins', 'blockiness',
-           'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place', 'check_places',
-           'quick_stage1', 'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners', 'check_match',
-           'margin_figure', 'check_stage1', 'read_sets', 'check_masks', 'check_files', 'check_colours', 'check_windows',
-           'check_images', 'check_path', 'check_parser', 'check_page_target', 'bcd_check']
+           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'ABOUT_DRAWN', 'DESCRIPTION', 'HELP', 'NOT_THERE', 'PAGE_SAYS',
+           'told', 'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes', 'kind_in_words',
+           'counted', 'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors', 'margins',
+           'blockiness', 'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place',
+           'check_places', 'quick_stage1', 'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners',
+           'check_match', 'margin_figure', 'check_stage1', 'read_sets', 'check_masks', 'check_files', 'check_colours',
+           'sizes_of', 'wrong_masks', 'check_corrected', 'check_used', 'check_windows', 'check_images', 'check_path',
+           'check_parser', 'check_page_target', 'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
 # first, since torch reads it when it is loaded
@@ -31,6 +32,8 @@ from ..data.normalisation import BITS, NORMALISATIONS, as_read, some_pixels
 from bcd_fast.data.folders import (
     FITS, Reading, Windows, equal_pictures, find_files, masks_of, pictures_dataset, read_files, read_masks,
     same_channels)
+from ..data.corrected import Drawn, corrected_folder, corrected_of, drawn_values, pictures_of
+from ..data.bags import drawn_in
 from ..data.datasets import DataConfig
 from ..backgrounds.encoders import Autoencoder, describe, train_encoder
 from ..backgrounds.clusters import make_clusters
@@ -467,6 +470,58 @@ def check_colours(path, reading:Reading)->list: # folder or table; how files bec
     said = colour_note(DataConfig('folder', path=str(path), **vars(reading))).removeprefix('note: ')
     return [Finding('note', 'colours', said)] if said else []
 
+# %% ../../nbs/commands/00_check.ipynb #48deac75
+ABOUT_DRAWN = dict(
+    fit=Finding('fine', 'corrected', 'masks that bcd_train learns from: {objects} of objects, {backgrounds} of '
+                'backgrounds; they fit their pictures.'),
+    unfit=Finding('problem', 'corrected', '{n} of {of} corrected masks cannot be learned from: {messages}'),
+    extra=Finding('warning', 'corrected', '{message}'),
+    use=Finding('note', 'masks', 'data.masks=use would learn from these masks: {objects} of objects, {backgrounds} of '
+                'backgrounds; without it they are for scores alone.'))
+
+def sizes_of(path, found)->dict: # as for `read_sets`, of `read_sets` -> path of a file -> sizes (H,W) of its pictures
+    "How large pictures are."
+    files, sizes = find_files(path)[0], defaultdict(list)
+    for what, pictures in found.items():
+        for i, p in pictures:
+            sizes[files[what][i]].append(p.values.shape[1:])
+    return sizes
+
+def wrong_masks(path, found)->list: # as for `read_sets`, of `read_sets` -> messages
+    "What is wrong with corrected masks."
+    pictures, sizes, said = pictures_of(path), sizes_of(path, found), []
+    for name, mask in corrected_of(path).items():
+        of = sizes.get(pictures[name]) or [None] # the picture cannot be read: that is said elsewhere
+        try:
+            drawn_values(Drawn(mask), [pictures[name]]*len(of), of)
+        except InputError as e:
+            said.append(str(e))
+    return said
+
+# %% ../../nbs/commands/00_check.ipynb #b55cccf2
+def check_corrected(path, found)->list: # as for `read_sets`, of `read_sets` -> of Finding
+    "Whether corrected masks fit their pictures; nothing where there are none."
+    if Path(path).is_file() or not corrected_folder(path).is_dir():
+        return []
+    names = list(corrected_of(path))
+    try:
+        said, more = wrong_masks(path, found), drawn_in(path)[1]
+    except InputError as e: # two pictures of one mask
+        said, more = [str(e)], []
+    n = {what: sum(name.startswith(what) for name in names) for what in found}
+    unfit = told(ABOUT_DRAWN['unfit'], n=len(said), of=len(names), messages=' '.join(said[:3]+['...']*(len(said)>3)))
+    out = [unfit] if said else [told(ABOUT_DRAWN['fit'], **n)] if names else []
+    return out+[told(ABOUT_DRAWN['extra'], message=m) for m in more]
+
+def check_used(path)->list: # as for `read_sets` -> of Finding
+    "How many masks `data.masks=use` would learn from; nothing where there are none."
+    try:
+        files, _ = find_files(path, True)
+    except InputError: # no mask: nobody asked for any
+        return []
+    n = {what: sum(p in files['used'] for p in files[what]) for what in ('objects','backgrounds')}
+    return [told(ABOUT_DRAWN['use'], **n)]
+
 # %% ../../nbs/commands/00_check.ipynb #5e3cb3e9
 def check_windows(ds, seed:int=0)->tuple: # Dataset -> list of Finding, caption -> figure
     "The checks of what a training would see."
@@ -484,7 +539,8 @@ def check_images(path, # folder with objects/ and backgrounds/, or CSV table
     "Look at images as training would. Raises `InputError` when nothing can be read."
     reading = Reading(channels, nodata, key)
     found, messages = read_sets(path, reading)
-    findings = [*check_files(found, messages), *check_colours(path, reading), *check_masks(path, found)]
+    findings = [*check_files(found, messages), *check_colours(path, reading), *check_masks(path, found),
+                *check_corrected(path, found), *check_used(path)]
     table = pd.DataFrame({w: describe_set(f) for w, f in found.items()})
     try:
         found = same_channels(found, str(path), reading)

@@ -11,7 +11,7 @@ from .. import environment # noqa: F401
 from pathlib import Path
 from ..core import attempt, shown, tell
 from ..settings import Words
-from ..data.corrected import CORRECTED, EARLIER
+from ..data.corrected import EARLIER, corrected_folder
 from ..exchange.entries import Labels
 from ..exchange.exports import KINDS, Taken, import_masks
 
@@ -48,7 +48,7 @@ def some_names(names)->str:
 
 def say_taken(taken:Taken, folder)->int: # of `import_masks`, the data folder -> exit status
     "Say what was taken, and what was left out."
-    where = shown(Path(folder)/CORRECTED)
+    where = shown(corrected_folder(folder))
     print(SAY['taken'].format(kind=KINDS[taken.kind], n=len(taken.names), folder=where, nothing=taken.nothing))
     if taken.kept:
         print(SAY['kept'].format(n=taken.kept, folder=f'{where}/{EARLIER}'))

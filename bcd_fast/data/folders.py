@@ -856,7 +856,7 @@ def read_folder(folder, # holds objects/ and backgrounds/, perhaps masks/; or a 
                )->Dataset:
     "A data set from a user's files. Raises `InputError` when something is missing, too small or wrong."
     (files, notes), bad, found = find_files(folder), [], {}
-    if (Path(folder)/'corrected').is_dir():
+    if pile_folder(Path(folder), 'corrected').is_dir():
         notes = [*notes, FOLDER_SAYS['corrected'].format(folder=folder)]
     for what in ('objects','backgrounds'):
         found[what], more = read_files(files[what], reading, str(folder))

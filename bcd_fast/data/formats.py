@@ -244,7 +244,7 @@ def read_npy(path, channels, nodata, key)->list: # of Picture
 # %% ../../nbs/data/01_formats.ipynb #8c758e70
 HDF5_SAYS = dict(
     none='it has no data set of two or more dimensions',
-    several='it has the data sets {names}: say which with data.key=',
+    several='it has the data sets {names}: say which with data.key= of bcd_train, or --key of other commands',
     missing='it has no data set {key!r}.{near}',
     unwritten='its data set was never written',
     external='its numbers lie in another file ({other}): copy them into this one',

@@ -203,9 +203,9 @@ def shown_as_stored(path)->bool:
     "Whether a browser shows the pixels of a file as they are."
     return Path(path).suffix.lower() in SHOWN_BY_BROWSERS and opened(path)[0] in PLAIN and not is_turned(path)
 
-def eight_bits(path, channels:int=None)->np.ndarray: # as for `read_pictures` -> (H,W) or (H,W,3) uint8
+def eight_bits(path, channels:int=None, key:str=None)->np.ndarray: # of `read_pictures` -> (H,W) or (H,W,3) uint8
     "A picture as a screen can show it. Raises `InputError` where a file does not hold one."
-    found = read_pictures(path, channels)
+    found = read_pictures(path, channels, key=key)
     if len(found)!=1:
         raise InputError(ONE.format(path=path, n=len(found)))
     p = found[0]

@@ -10,13 +10,12 @@ import numpy as np, os
 from collections.abc import Iterable
 from pathlib import Path
 from ..core import check_folder, only_one, shown, typed
-from ..data.folders import list_files
 from ..data.formats import read_pictures
 from ..data.images import PILES
 from .entries import ONE, Files, Said
 from .exports import WRITERS
 from .label_studio import above_all, document_root
-from ..prediction.predict import RECORD, SAY, content_of, is_line, real_path, whole_lines
+from ..prediction.predict import RECORD, SAY, content_of, find_images, is_line, real_path, whole_lines
 from ..prediction.tiles import SMALL
 
 # %% ../../nbs/exchange/07_predictions.ipynb #9f8b566e
@@ -34,7 +33,7 @@ def data_folder(images)->tuple: # folder of images, or one image -> folder, whet
 def predicted_of(out, images)->list: # folder of a prediction run; folder of images, or one image
     "Pictures and the lines of the record about them: those that were asked for, and others of the same data folder."
     lines = {l['path']: l for l in whole_lines(Path(out)/RECORD)[1:] if is_line(l)}
-    paths = list_files(images, 'images') if Path(images).is_dir() else [Path(images)]
+    paths = find_images(images, out).paths
     asked = {real_path(p): Path(os.path.abspath(p)) for p in paths}
     top, piled = data_folder(images)
     real, found = Path(os.path.realpath(top)), {}
@@ -44,8 +43,8 @@ def predicted_of(out, images)->list: # folder of a prediction run; folder of ima
             found[asked[place]] = line
         elif piled and real in p.parents and p.relative_to(real).parts[0].lower() in PILES:
             found[top/p.relative_to(real)] = line
-        elif not piled and p.parent==real:
-            found[top/p.name] = line
+        elif not piled and real in p.parents:
+            found[top/p.relative_to(real)] = line
     return sorted(found.items())
 
 # %% ../../nbs/exchange/07_predictions.ipynb #c457623c
@@ -84,7 +83,7 @@ PILED = 'DIR (a folder with these pictures in objects/ or backgrounds/)'
 
 def check_tools(out, images, tools)->None: # folder for the results; folder of images, or one image; of `WRITERS`
     "Raise `InputError` where what a tool is given could not be written: better before the work than after it."
-    paths = list_files(images, 'images') if Path(images).is_dir() else [Path(images)]
+    paths = find_images(images, out).paths
     for tool in tools:
         folder = Path(out)/tool
         check_folder(folder, paths)

@@ -470,8 +470,8 @@ def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     return share_above(tops['objects'], tops['backgrounds'])
 
 # %% ../../nbs/experiments/05_runs.ipynb #a150892a
-UNSCORED = ('no scores: all masks were learned from. Score other pictures, such as those of test_objects/ and '
-            'test_masks/: bcd_eval RUN DIR --prefix test_.')
+UNSCORED = ('no scores: all masks were learned from, or some pictures lack one. Score other pictures, such as those of '
+            'test_objects/ and test_masks/: bcd_eval RUN DIR --prefix test_.')
 
 def learned_of(bags)->dict: # Bags -> how many, names, files, numbers; None where no mask was learned from
     "Which pictures with masks were learned from."

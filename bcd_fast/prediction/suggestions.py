@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from scipy.spatial.distance import cdist
 from ..core import InputError, shown
-from ..data.corrected import corrected_path, pictures_of
+from ..data.corrected import corrected_path, pictures_of, shared_line, sharing
 from ..masker.maskers import for_prediction
 from ..masker.refinement import Finish, with_finish
 from .models import load_model
@@ -200,12 +200,13 @@ class Looks:
     left_out: list = field(default_factory=list) # messages
     waiting: list = field(default_factory=list) # of (name, picture)
     held: int = 0 # numbers in `waiting`
+    key: str = None # HDF5: name of the data set
     def __post_init__(self):
         self.plain = once(self.model, self.about['level'])
     def take(self, name:str, path)->None: # of `pictures_of`
         "Look at a picture, or let it wait for others; what cannot be read is noted."
         try:
-            with open_images(path, self.about['masker']['channels'], self.about['nodata']) as sources:
+            with open_images(path, self.about['masker']['channels'], self.about['nodata'], self.key) as sources:
                 p = picture_in(for_model(sources, self.about), path)
         except InputError as e:
             self.left_out.append(str(e))
@@ -279,11 +280,11 @@ def chosen_of(looks, new, n:int, seed:int)->list: # of `Look`; numbers of those 
     return [Suggestion(shown(looks[i].name), reason(looks[i], r), float(gain[i])) for i, r in zip(new[chosen], rare)]
 
 # %% ../../nbs/prediction/06_suggestions.ipynb #36cff3fe
-def looks_of(model, about:dict, paths:dict, say)->Looks: # as `load_model` gives them; name -> path
+def looks_of(model, about:dict, paths:dict, say, key:str=None)->Looks: # of `load_model`; name -> path; of `suggest`
     "Look at pictures. Raises `InputError` for a model that is none of ours."
     if not hasattr(model, 'down'):
         raise InputError(SAY['model'])
-    run = Looks(model, about)
+    run = Looks(model, about, key=key)
     for i, (name, path) in enumerate(paths.items(), 1):
         run.take(name, path)
         say(i, len(paths))
@@ -294,11 +295,14 @@ def suggest(model, # folder with model.json and model.safetensors
             folder, # with objects/ and backgrounds/
             n:int=10, # pictures
             seed:int=0, # which of equals is taken
-            say=lambda done, of: None # called after each picture
+            say=lambda done, of: None, # called after each picture
+            key:str=None # HDF5: name of the data set
            )->tuple: # list of `Suggestion`, the first is needed most; messages about what was left out
     "Pictures whose corrected masks teach most. Raises `InputError` where there are too few, or nothing can be read."
-    (masker, about), (todo, done) = load_model(model), waiting_pictures(folder, n)
-    run = looks_of(masker, about, todo|done, say)
+    (masker, about), (todo, done), shared = load_model(model), waiting_pictures(folder, n), sharing(folder)
+    twins = {name for names in shared.values() for name in names}
+    run = looks_of(masker, about, {name: p for name, p in (todo|done).items() if name not in twins}, say, key)
+    run.left_out[:0] = [shared_line(path, names) for path, names in shared.items()] # a mask would be of both
     new = np.array([i for i, l in enumerate(run.found) if l.name in todo], int)
     if not len(new):
         raise InputError(FEWER['none'].format(folder=folder, n=len(todo), first=run.left_out[0]))
