@@ -175,8 +175,11 @@ def test_a_killed_part_goes_on(model, archive, tmp_path, single, monkeypatch):
     with pytest.raises(Killed):
         part(model, archive, out, 2, 2, say=kill)
     made = len(record(out/'manifest.2-of-2.jsonl'))
-    assert made
+    aside = out/f'.writing-{"0"*32}' # of a part that was killed, or of one that goes on
+    aside.mkdir()
+    assert made and part(model, archive, out, 1, 2)['written'] == 0 and aside.is_dir()
     done = merge_parts(out)
+    assert not aside.exists()
     assert [*done['missing']] == [2] and '--part 2/2' in done['missing'][2]
     with open(out/'manifest.2-of-2.jsonl', 'a') as f:
         f.write('{"path": "cut o')
@@ -307,6 +310,8 @@ def test_submission_says_what_is_wrong(model, archive, tmp_path, capsys, monkeyp
     monkeypatch.setitem(sys.modules, 'hydra_plugins.hydra_submitit_launcher', None)
     assert main(['--multirun', 'seed=0,1', 'hydra/launcher=submitit_slurm']) == 2
     assert "pip install 'bcd_fast[slurm]'" in capsys.readouterr().err
+    assert bcd_submit([*words, '2', '--smooth', '1']) == 2
+    assert '--smooth is for --write geojson and gpkg' in capsys.readouterr().err
     part(model, archive, tmp_path/'out', 1, 3, ('masks',))
     assert bcd_submit([*words, '2']) == 2
     assert 'holds parts of 3: give --parts 3' in capsys.readouterr().err
@@ -317,7 +322,7 @@ def test_submission_without_slurm(model, tmp_path, capsys, monkeypatch):
     "Tasks are processes of this machine, with the model as it is."
     pytest.importorskip('submitit')
     small = write(tmp_path/'in', NAMES[:6])
-    words = [str(model), str(small), '--threshold', '.5', '--write', *WHAT]
+    words = [str(model), str(small), '--threshold', '.5', '--min-area', '6', '--write', *WHAT]
     monkeypatch.undo() # tasks know nothing of it
     assert bcd_predict([*words, '--out', str(tmp_path/'single')]) == 0
     out, logs = tmp_path/'out', ['--logs', str(tmp_path/'logs')]

@@ -937,7 +937,7 @@ def held(out:Path, part:Part, # folder of results
         yield
 
 def clear(out:Path, found:Found)->None: # folder of results that this process holds
-    "Remove what processes that have ended were writing; a part what it was writing itself, for others go on."
+    "Remove what ended processes were writing; a part its own files alone, for others go on: joining does the rest."
     kinds = '*.png','*.tif','*.geojson','*.gpkg','*.json','*.jsonl'
     if found.part.whole:
         for folder in (out, *(out/f for f in found.folders)):
