@@ -2,6 +2,7 @@
 import json, os, sys
 import numpy as np, pytest, tifffile, torch
 from PIL import Image
+from skimage.measure import label
 from bcd_fast.core import InputError, only_one
 from bcd_fast.commands.eval import bcd_eval
 from bcd_fast.commands.predict import bcd_predict
@@ -120,6 +121,34 @@ def test_parts_make_what_a_single_run_makes(model, archive, tmp_path, single, n)
     assert {p: p.stat().st_mtime_ns for p in out.rglob('*.png')} == before
 
 
+@pytest.mark.parametrize('most', [2**24, 2**10], ids=['small', 'large'])
+def test_parts_leave_out_the_same_regions(model, archive, tmp_path, monkeypatch, capsys, most):
+    "Of pictures in memory, and of such as are read in bands; the smallest area is one of the settings."
+    monkeypatch.setattr('bcd_fast.prediction.predict.SMALL', most)
+    words = [str(model), str(archive), '--threshold', '.5', '--write', 'masks', 'coco', 'geojson', 'overlay']
+    least = ['--min-area', '6', '--out']
+    for more in (['all/', '--part', 'all'], ['out/', '--part', '1/2'], ['out/', '--part', '2/2']):
+        assert bcd_predict([*words, *least, f'{tmp_path}/{more[0]}', *more[1:]]) in (0, 2) # one file is no picture
+    assert bcd_predict(['--merge', str(tmp_path/'out')]) == 2
+    assert 'missing' not in capsys.readouterr().err
+    single = files(tmp_path/'all')
+    assert files(tmp_path/'out') == single
+    head = json.loads(single['manifest.jsonl'].splitlines()[0])
+    coco, outlines = json.loads(single['annotations.json']), json.loads(single['north/8.geojson'])['features']
+    assert head['settings']['min_area'] == '6' and min(a['area'] for a in coco['annotations']) >= 6
+    assert [a['id'] for a in coco['annotations']] == [*range(1, len(coco['annotations'])+1)]
+    image, = (i['id'] for i in coco['images'] if i['file_name'] == 'north/8.png')
+    areas = [a['area'] for a in coco['annotations'] if a['image_id'] == image]
+    every = np.bincount(label(pattern(NAMES.index('north/8.png')), connectivity=2).ravel())[1:]
+    assert [f['properties']['area_pixels'] for f in outlines] == areas and min(every) < 6
+    assert sorted(areas) == sorted(n for n in every if n >= 6)
+    made = {o for l in record(tmp_path/'all/manifest.jsonl') for o in l['outputs']}
+    assert made | {'manifest.jsonl', 'annotations.json'} == {*single} and 'north/8.overlay.png' in made
+    bcd_predict([*words, '--out', str(tmp_path/'out'), '--part', '1/2'])
+    with pytest.raises(InputError, match='different models or words'):
+        merge_parts(tmp_path/'out')
+
+
 def test_shares_stay_with_other_roots_and_other_files(model, archive, tmp_path):
     "The share of a picture is told by its path below the folder."
     found = find_images(archive, tmp_path/'out', (2, 5)).mine()
@@ -146,8 +175,11 @@ def test_a_killed_part_goes_on(model, archive, tmp_path, single, monkeypatch):
     with pytest.raises(Killed):
         part(model, archive, out, 2, 2, say=kill)
     made = len(record(out/'manifest.2-of-2.jsonl'))
-    assert made
+    aside = out/f'.writing-{"0"*32}' # of a part that was killed, or of one that goes on
+    aside.mkdir()
+    assert made and part(model, archive, out, 1, 2)['written'] == 0 and aside.is_dir()
     done = merge_parts(out)
+    assert not aside.exists()
     assert [*done['missing']] == [2] and '--part 2/2' in done['missing'][2]
     with open(out/'manifest.2-of-2.jsonl', 'a') as f:
         f.write('{"path": "cut o')
@@ -278,6 +310,8 @@ def test_submission_says_what_is_wrong(model, archive, tmp_path, capsys, monkeyp
     monkeypatch.setitem(sys.modules, 'hydra_plugins.hydra_submitit_launcher', None)
     assert main(['--multirun', 'seed=0,1', 'hydra/launcher=submitit_slurm']) == 2
     assert "pip install 'bcd_fast[slurm]'" in capsys.readouterr().err
+    assert bcd_submit([*words, '2', '--smooth', '1']) == 2
+    assert '--smooth is for --write geojson and gpkg' in capsys.readouterr().err
     part(model, archive, tmp_path/'out', 1, 3, ('masks',))
     assert bcd_submit([*words, '2']) == 2
     assert 'holds parts of 3: give --parts 3' in capsys.readouterr().err
@@ -288,7 +322,7 @@ def test_submission_without_slurm(model, tmp_path, capsys, monkeypatch):
     "Tasks are processes of this machine, with the model as it is."
     pytest.importorskip('submitit')
     small = write(tmp_path/'in', NAMES[:6])
-    words = [str(model), str(small), '--threshold', '.5', '--write', *WHAT]
+    words = [str(model), str(small), '--threshold', '.5', '--min-area', '6', '--write', *WHAT]
     monkeypatch.undo() # tasks know nothing of it
     assert bcd_predict([*words, '--out', str(tmp_path/'single')]) == 0
     out, logs = tmp_path/'out', ['--logs', str(tmp_path/'logs')]

@@ -13,11 +13,12 @@ import os, shutil, subprocess, sys, time
 from argparse import Namespace
 from pathlib import Path
 from ..core import InputError, attempt, make_folder, optional, say_line, shown, tell
+from ..data.maps import check_extras
 from ..settings import Words, number
 from ..prediction.models import read_about
 from ..prediction.parts import merge_parts
 from ..prediction.predict import SAY as IN_WORDS, check_paths, parts_of
-from .predict import bcd_predict, predict_parser, say_merged, sorted_words
+from .predict import bcd_predict, predict_parser, say_merged, sorted_words, wanted_measures
 
 # %% ../../nbs/commands/09_submit.ipynb #d77d5e24
 SUBMIT = ('Predict an archive in parts: as an array job of Slurm where sbatch is there, else on this machine. '
@@ -139,6 +140,7 @@ def check_given(words, n:int)->Namespace: # of `bcd_predict`, parts -> what they
     write, tools = sorted_words(a.write)
     if tools:
         raise InputError(SAYS['tools'].format(tools=' '.join(tools)))
+    check_extras(write, wanted_measures(a)['smooth'])
     read_about(a.model)
     check_paths(a.images, a.out, write, a.model)
     there = {of for _, of in parts_of(a.out)}-{n}

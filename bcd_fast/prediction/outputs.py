@@ -4,28 +4,28 @@
 
 # %% auto #0
 __all__ = ['OUTPUTS', 'DAMAGED', 'CORNERS', 'GEO_TAGS', 'TIFF_HEADS', 'JPEG_2000', 'GEO_SAYS', 'RPC', 'WORLDS', 'PIXELS',
-           'ON_EARTH', 'runs_of', 'run_lengths', 'from_run_lengths', 'compressed', 'expanded', 'regions',
-           'bounding_box', 'mean_score', 'coco_annotations', 'coco_file', 'outline', 'polygons', 'signed_area',
-           'polygon_area', 'turned', 'head_of', 'tag_value', 'tags_of', 'geo_tags', 'pixel_with', 'rasterio_place',
-           'tags_by_rasterio', 'places_in', 'told_elsewhere', 'on_earth', 'check_somewhere', 'map_coordinates',
+           'ON_EARTH', 'runs_of', 'run_lengths', 'from_run_lengths', 'compressed', 'expanded', 'regions', 'mean_score',
+           'coco_annotation', 'numbered', 'coco_annotations', 'coco_file', 'polygons', 'signed_area', 'polygon_area',
+           'turned', 'head_of', 'tag_value', 'tags_of', 'geo_tags', 'pixel_with', 'rasterio_place', 'tags_by_rasterio',
+           'places_in', 'told_elsewhere', 'on_earth', 'check_somewhere', 'ground_pixel', 'map_coordinates',
            'Georeference', 'used', 'ground_reference', 'georeference', 'geojson_feature', 'unwound', 'one_turn',
-           'geojson', 'overlay']
+           'on_map', 'Telling', 'geojson', 'tinted', 'overlay']
 
 # %% ../../nbs/prediction/02_outputs.ipynb #b87d72ad
-import io, numpy as np, os, tifffile
+import io, itertools, numpy as np, os, tifffile
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 from scipy import ndimage
-from skimage.measure import approximate_polygon, find_contours
 from ..core import in_short
 from ..raw.slant_range import on_ground
 from ..raw.waterfalls import RAW_SUFFIXES, places_in_file, survey
 from ..data.images import visible
+from ..data.maps import Region, column_runs, found_regions, pixel_area, simplified, some_of
 
 # %% ../../nbs/prediction/02_outputs.ipynb #1f22621b
-OUTPUTS = 'masks','probabilities','coco','geojson','overlay'
+OUTPUTS = 'masks','probabilities','coco','geojson','gpkg','cog','overlay'
 
 # %% ../../nbs/prediction/02_outputs.ipynb #88bc2136
 def runs_of(starts, ends, n:int)->list: # (k,) first places, places after the last; all of them -> run lengths
@@ -92,29 +92,28 @@ def regions(mask)->tuple: # (H,W) bool -> (H,W) numbers of the regions, list of 
     numbers, n = ndimage.label(mask, structure=CORNERS)
     return numbers, ndimage.find_objects(numbers)
 
-def bounding_box(place)->list: # slices of rows and columns -> x, y, width, height
-    "A box as COCO writes it."
-    rows, cols = place
-    return [int(cols.start), int(rows.start), int(cols.stop-cols.start), int(rows.stop-rows.start)]
-
 def mean_score(prob, part)->float: # (h,w) in [0,1], (h,w) bool
     "The mean probability of a region's pixels, to five decimals."
     return round(float(prob[part].mean()), 5)
+
+def coco_annotation(region:Region, shape)->dict: # (H,W) of the mask
+    "A region without its number, and that of its image; the score is the mean probability of its pixels."
+    size = [int(s) for s in shape]
+    runs = runs_of(*column_runs(region, size[0]), size[0]*size[1])
+    return {'category_id': 1, 'iscrowd': 0, 'area': region.area, 'score': region.score, 'bbox': region.box,
+            'segmentation': dict(size=size, counts=compressed(runs))}
+
+def numbered(annotations, image_id:int, first:int)->list: # of `coco_annotation`; number of the first
+    "Annotations of an image."
+    return [dict(id=i, image_id=image_id)|a for i, a in enumerate(annotations, first)]
 
 def coco_annotations(mask, # (H,W) bool
                      prob, # (H,W) in [0,1]
                      image_id:int, first:int=1 # number of the first annotation
                     )->list: # of dict
-    "An annotation for each region; the score is the mean probability of its pixels."
-    numbers, places = regions(mask)
-    out = []
-    for i, s in enumerate(places):
-        part = numbers[s]==i+1
-        runs = run_lengths(part, (s[0].start, s[1].start), mask.shape)
-        out.append({'id': first+i, 'image_id': image_id, 'category_id': 1, 'iscrowd': 0,
-                    'area': int(part.sum()), 'score': mean_score(prob[s], part), 'bbox': bounding_box(s),
-                    'segmentation': dict(size=list(mask.shape), counts=compressed(runs))})
-    return out
+    "An annotation for each region, in the order of their last pixels."
+    found = found_regions([(0, mask, prob)])
+    return numbered([coco_annotation(r, mask.shape) for r in found], image_id, first)
 
 def coco_file(images:list, annotations:list)->dict: # of dict each
     "The contents of `annotations.json`."
@@ -122,26 +121,12 @@ def coco_file(images:list, annotations:list)->dict: # of dict each
                 images=images, annotations=annotations)
 
 # %% ../../nbs/prediction/02_outputs.ipynb #a28e70b0
-def outline(part, # (h,w) bool, one region without holes
-            at, # (row, column) of its corner
-            tolerance:float=.5 # pixels that a simplified outline may be off
-           )->list: # of [x,y], closed
-    "The border of a region."
-    longest = max(find_contours(np.pad(part, 1).astype(float), .5, fully_connected='high'), key=len)
-    simple = approximate_polygon(longest, tolerance) if tolerance else longest
-    simple = simple if len(simple)>=4 else longest
-    return [[float(x+at[1]-.5), float(y+at[0]-.5)] for y, x in simple]
-
-def polygons(mask, tolerance:float=.5)->list: # (H,W) bool -> one [outer, hole, ...] a region
-    "Outlines of all regions with their holes."
-    numbers, places = regions(mask)
-    out = []
-    for i, s in enumerate(places, 1):
-        part, at = numbers[s]==i, (s[0].start, s[1].start)
-        full = ndimage.binary_fill_holes(part)
-        holes, n = ndimage.label(full & ~part)
-        out.append([outline(full, at, tolerance), *(outline(holes==k, at, tolerance) for k in range(1, n+1))])
-    return out
+def polygons(mask, # (H,W) bool
+             tolerance:float=0 # pixels that an outline may be off
+            )->list: # of [outer, hole, ...] of [x,y]
+    "Outlines of all regions with their holes. Raises `InputError` without shapely where they may be off."
+    found = [p for r in found_regions([(0, mask, None)]) for p in simplified(r.polygons, tolerance)]
+    return [[ring.tolist() for ring in p] for p in found]
 
 def signed_area(ring)->float: # of [x,y]
     "Area inside a closed outline; negative where it goes with the clock (y upwards)."
@@ -197,6 +182,8 @@ GEO_SAYS = {
     'flat': 'its coordinate system has neither degrees nor a map',
     'pole': 'a region lies around a pole',
     'place': 'it says nowhere where the pixels lie',
+    'none': 'it has no georeference',
+    'slant': 'the pixels of raw data are not of one size',
     'map': 'its positions are metres of a map that it does not name',
     'earth': 'pixels lie past the earth',
     'tags': '{name}: its georeference cannot be copied to the masks ({why}).',
@@ -263,11 +250,11 @@ def told_elsewhere(path)->list: # of an image without `geo_tags` -> what tells o
 
 # %% ../../nbs/prediction/02_outputs.ipynb #1038b81e
 def on_earth(lon, lat)->list: # (n,) degrees each -> of [lon,lat]
-    "Points as GeoJSON writes them. Raises `ValueError` where one is none."
+    "Points as GeoJSON writes them, to a tenth of a millimetre. Raises `ValueError` where one is none."
     a = np.stack([lon, lat], 1)
     if not np.isfinite(a).all() or abs(a[:,1]).max()>90+1e-9 or abs(a[:,0]).max()>360+1e-9:
         raise ValueError(GEO_SAYS['earth'])
-    return a.tolist()
+    return a.round(9).tolist()
 
 def check_somewhere(to_map, size): # of `map_coordinates`; (width, height)
     "Raise `ValueError` where nine points over a picture all fail: there is no way to the earth."
@@ -278,6 +265,14 @@ def check_somewhere(to_map, size): # of `map_coordinates`; (width, height)
         except ValueError:
             if not last:
                 raise
+
+def ground_pixel(path, # of an image, or file in memory
+                 to_map, # of `map_coordinates`
+                 size=None # (width, height), of the image by default
+                )->float:
+    "What a pixel in the middle measures, in square metres. Raises `ValueError` as `map_coordinates` does."
+    crs, affine, its_size = rasterio_place(path)
+    return pixel_area(crs, affine, to_map, size or its_size)
 
 def map_coordinates(path, # of an image, or file in memory
                     size=None # (width, height), of the image by default
@@ -305,6 +300,8 @@ class Georeference:
     to_map: object = None # of `map_coordinates`; None: pixels
     notes: tuple = () # sentences on what could not be used
     others: tuple = () # of `Georeference`, of the other pictures of the file; empty where all lie in one place
+    pixel: float = None # square metres; None where `to_map` is
+    why: str = '' # there is no `to_map`
     def of(self, i:int): # number of a picture of the file -> `Georeference`
         "The georeference of one of several pictures."
         return self.others[i-1] if i>0 and len(self.others)>=i else self
@@ -313,7 +310,7 @@ def used(name, # of the image
          path, tags, size, # of `places_in`, with what rasterio opens
          outlines:bool)->Georeference: # as for `georeference`
     "A georeference as far as it can be used."
-    notes, good, to_map = [], [], None
+    notes, good, to_map, pixel, why = [], [], None, None, GEO_SAYS['none']
     try:
         if tags:
             pixel_with(tags)
@@ -321,11 +318,14 @@ def used(name, # of the image
     except Exception as e: # damaged in one of many ways, and the picture is not
         notes.append(GEO_SAYS['tags'].format(name=name, why=in_short(e)))
     try:
-        place = pixel_with(tags) if size and tags else path # its own page is not what rasterio opens
-        to_map = map_coordinates(place, size) if outlines and tags else None
+        its = lambda: pixel_with(tags) if size else path # its own page is not what rasterio opens
+        if outlines and tags:
+            to_map = map_coordinates(its(), size)
+            pixel = ground_pixel(its(), to_map, size)
     except Exception as e: # GDAL's errors have none in common
-        notes.append(GEO_SAYS['pixels'].format(name=name, why=in_short(e)))
-    return Georeference(good, to_map, tuple(notes))
+        to_map, why = None, in_short(e)
+        notes.append(GEO_SAYS['pixels'].format(name=name, why=why))
+    return Georeference(good, to_map, tuple(notes), pixel=pixel, why='' if to_map else why)
 
 # %% ../../nbs/prediction/02_outputs.ipynb #77400b4d
 def ground_reference(path:Path, key:str=None)->Georeference: # of raw side-scan data; of `read_pictures`
@@ -344,11 +344,12 @@ def ground_reference(path:Path, key:str=None)->Georeference: # of raw side-scan 
             placed = on_ground(p)
             to_map = lambda ring, placed=placed: on_earth(*placed(ring).T)
             to_map([[p.nadir,0]])
-            found.append(Georeference([], to_map))
+            found.append(Georeference([], to_map, why=GEO_SAYS['slant']))
         except ValueError as e:
-            found.append(Georeference([], notes=(GEO_SAYS['pixels'].format(name=path, why=in_short(e)),)))
+            note = GEO_SAYS['pixels'].format(name=path, why=in_short(e))
+            found.append(Georeference([], notes=(note,), why=in_short(e)))
     notes = tuple(dict.fromkeys(n for g in found for n in g.notes))
-    return Georeference([], found[0].to_map, notes, tuple(found[1:]))
+    return replace(found[0], notes=notes, others=tuple(found[1:]))
 
 # %% ../../nbs/prediction/02_outputs.ipynb #39f763d4
 def georeference(path, # of an image
@@ -364,32 +365,29 @@ def georeference(path, # of an image
     except OSError:
         raise # the file has gone
     except Exception as e: # damaged in one of many ways, and the picture is not
-        return Georeference([], notes=(GEO_SAYS['tags'].format(name=name, why=in_short(e)),))
+        return Georeference([], notes=(GEO_SAYS['tags'].format(name=name, why=in_short(e)),), why=in_short(e))
     apart = any(tags!=places[0][0] for tags, _ in places)
     first, *others = [used(name, path, *place, outlines) for place in (places if apart else places[:1])]
     notes = [*chain(first.notes, *(g.notes for g in others))]
     told = [] if places[0][0] else told_elsewhere(name)
     notes += [GEO_SAYS['beside'].format(name=name, told=t) for t in told[:1]]
-    return Georeference(first.tags, first.to_map, tuple(dict.fromkeys(notes)), tuple(others))
+    return replace(first, notes=tuple(dict.fromkeys(notes)), others=tuple(others))
 
 # %% ../../nbs/prediction/02_outputs.ipynb #fd715662
 PIXELS = 'pixels, x to the right and y downwards'
 ON_EARTH = 'longitude, latitude (WGS 84)'
 
-def geojson_feature(part, # (h,w) bool, a region
-                    prob, # (h,w) in [0,1], or None
-                    rings, # [outer, hole, ...] of [x,y]
-                    where:str=PIXELS # what the coordinates are
+def geojson_feature(polygons, # of [outer, hole, ...] of [x,y]
+                    about:dict # properties
                    )->dict:
-    "A region as GeoJSON writes it (RFC 7946); what its coordinates are stands in its properties."
-    about = dict(area_pixels=int(part.sum()), coordinates=where)
-    if prob is not None:
-        about['score'] = mean_score(prob, part)
-    return dict(type='Feature', properties=about, geometry=dict(type='Polygon', coordinates=turned(rings)))
+    "A region as GeoJSON writes it (RFC 7946)."
+    rings = [turned(p) for p in polygons]
+    one = len(rings)==1
+    shape = dict(type='Polygon' if one else 'MultiPolygon', coordinates=rings[0] if one else rings)
+    return dict(type='Feature', properties=about, geometry=shape)
 
-def unwound(ring, to_map)->list: # of [x,y], of `map_coordinates` -> of [lon,lat]
+def unwound(ring, placed, to_map)->list: # of [x,y], the same as [lon,lat], of `map_coordinates` -> of [lon,lat]
     "A border on the earth; longitudes go on where it crosses 180 degrees. Raises `ValueError` for one around a pole."
-    placed = to_map(ring)
     if max(abs(a[0]-b[0]) for a, b in zip(placed, placed[1:]))<=180:
         return placed
     x, y = np.array(ring).T # a long side may be more than half of the earth: its pixels tell
@@ -410,27 +408,61 @@ def one_turn(rings)->list: # [outer, hole, ...] of [lon,lat] -> the same
     return [[[x+t, y] for x, y in r] if t else r for r, t in zip(rings, turns)]
 
 # %% ../../nbs/prediction/02_outputs.ipynb #5c38b9ef
+def on_map(polygons, to_map)->list: # of [outer, hole, ...] of [x,y]; of `map_coordinates` -> the same of [lon,lat]
+    "Polygons on the earth, all points at once. Raises the `ValueError` of `to_map`."
+    rings = [r for p in polygons for r in p]
+    points, ends = to_map([xy for r in rings for xy in r]), [*itertools.accumulate(map(len, rings))]
+    found = iter([unwound(r, points[end-len(r):end], to_map) for r, end in zip(rings, ends)])
+    return [one_turn([next(found) for _ in p]) for p in polygons]
+
+@dataclass
+class Telling:
+    "What is told of each polygon of a picture."
+    source: str = None # the name of the picture
+    to_map: object = None # of `map_coordinates`; None: pixels
+    pixel: float = None # square metres
+    tolerance: float = 0. # pixels that an outline may be off
+    scored: bool = True # are there probabilities?
+    def about(self, r:Region)->dict:
+        "The properties of a feature; what its coordinates are is one of them."
+        about = dict(area_pixels=r.area, coordinates=ON_EARTH if self.to_map else PIXELS)
+        about |= dict(source=self.source) if self.source else {}
+        about |= dict(area_m2=float(f'{r.area*self.pixel:.9g}')) if self.pixel else {}
+        return about|dict(score=r.score) if self.scored else about
+    def features(self, some)->list: # of `Region`
+        "Features of GeoJSON. Raises the `ValueError` of `to_map`, `InputError` without shapely."
+        polygons = [[[ring.tolist() for ring in p] for p in simplified(r.polygons, self.tolerance)] for r in some]
+        if self.to_map:
+            flat = iter(on_map([p for its in polygons for p in its], self.to_map)) if some else iter(())
+            polygons = [[next(flat) for _ in its] for its in polygons]
+        return [geojson_feature(its, self.about(r)) for its, r in zip(polygons, some)]
+
 def geojson(mask, # (H,W) bool
             prob=None, # (H,W) in [0,1]
             to_map=None, # of `map_coordinates`
-            tolerance:float=.5 # pixels that a simplified outline may be off
+            tolerance:float=0, # pixels that an outline may be off
+            source:str=None # the name of the picture
            )->dict:
-    "All regions as a GeoJSON feature collection. Raises the `ValueError` of `to_map`."
-    (numbers, slices), features, where = regions(mask), [], ON_EARTH if to_map else PIXELS
-    for i, (s, rings) in enumerate(zip(slices, polygons(mask, tolerance)), 1):
-        placed = one_turn([unwound(r, to_map) for r in rings]) if to_map else rings
-        features.append(geojson_feature(numbers[s]==i, None if prob is None else prob[s], placed, where))
-    return dict(type='FeatureCollection', features=features)
+    "All regions as a GeoJSON feature collection. Raises the `ValueError` of `to_map`, `InputError` without shapely."
+    telling = Telling(source, to_map, None, tolerance, prob is not None)
+    found = [f for some in some_of(found_regions([(0, mask, prob)])) for f in telling.features(some)]
+    return dict(type='FeatureCollection', features=found)
 
 # %% ../../nbs/prediction/02_outputs.ipynb #672e2593
+def tinted(image, mask, edge, colour)->np.ndarray: # (1 or 3,h,w), (h,w) bool, (h,w) bool, (3,) -> (h,w,3) uint8
+    "Some rows of an overlay."
+    image, c = np.repeat(image, 3, 0) if len(image)==1 else image, np.array(colour, float)
+    a = 255*np.nan_to_num(image).transpose(1, 2, 0)
+    a = np.where(mask[...,None], .8*a+.2*c, a)
+    return np.where(edge[...,None], c, a).clip(0, 255).astype(np.uint8)
+
 def overlay(image, # (C,H,W) floats in [0,1], NaN where there is no data
             mask, # (H,W) bool
             colour:tuple=(255,190,0))->np.ndarray: # (H,W,3) uint8
     "The image with the outline of its mask, and a light tint inside; of several bands what a screen can show."
-    image = visible(image)
-    a = 255*np.nan_to_num(np.repeat(image, 3, 0) if len(image)==1 else image).transpose(1, 2, 0)
-    inside, c = mask[...,None], np.array(colour, float)
-    a = np.where(inside, .8*a+.2*c, a)
+    image, out = visible(image), np.empty((*mask.shape,3), np.uint8)
     width = max(1, round(min(mask.shape)/400))
     edge = mask ^ ndimage.binary_erosion(mask, iterations=width, border_value=1)
-    return np.where(edge[...,None], c, a).clip(0, 255).astype(np.uint8)
+    for s in map(slice, range(0, len(mask), 256), range(256, len(mask)+256, 256)): # floats take much memory
+        out[s] = tinted(image[:, s], mask[s], edge[s], colour)
+    return out

@@ -98,11 +98,11 @@ def gone_from(out:Path, lines:dict, i:int, n:int)->list: # of a part -> sentence
 def write_joined(out:Path, records:dict, settings:dict)->tuple: # -> `Manifest`, sentences on what has gone
     "The record of all parts, and their annotations. Raises `Unwritten`."
     lines, before = lines_in(out/RECORD, settings)
-    gone, coco = [], Annotations(settings['threshold'], settings)
+    gone, coco = [], Annotations(settings)
     for (i, n), p in records.items():
         more, others = lines_in(p, settings)
         gone += gone_from(out, more, i, n)
-        found = Annotations(settings['threshold'], settings, p.with_name(Part(i, n).name(ANNOTATIONS))).lines
+        found = Annotations(settings, p.with_name(Part(i, n).name(ANNOTATIONS))).lines
         coco.lines |= {k: l for k, l in found.items() if more.get(k, {}).get('sha256')==l.get('sha256')}
         lines, before = lines|more, [*before, *others]
     whole = Manifest(out/RECORD, settings)

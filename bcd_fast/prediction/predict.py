@@ -10,16 +10,17 @@ __all__ = ['RECORD', 'ANNOTATIONS', 'TOOLS', 'ENDINGS', 'LONGEST', 'OURS_ALONE',
            'batches_of', 'of_picture', 'predict_pictures', 'check_size', 'check_work', 'OtherNumbers',
            'numbers_of_rows', 'fitted', 'for_model', 'parsed', 'whole_lines', 'is_below', 'is_line', 'same',
            'software_of', 'is_ours', 'files_in', 'sorted_lines', 'is_changed', 'Manifest', 'real_path', 'add_line',
-           'Writing', 'save_array', 'save_bands', 'save_outlines', 'save_picture', 'probability_bands', 'save_large',
-           'Job', 'Annotations', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on', 'job_of', 'folder_of', 'named',
+           'Writing', 'save_array', 'save_bands', 'Made', 'in_pixels', 'save_regions', 'asked', 'save_maps',
+           'save_cogs', 'aside', 'save_picture', 'probability_bands', 'large_overlay', 'save_from', 'save_large', 'Job',
+           'Annotations', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on', 'job_of', 'folder_of', 'named',
            'predict_file', 'Found', 'holds_record', 'made_by_us', 'among_results', 'find_images', 'parts_of', 'held',
-           'clear', 'check_outputs', 'check_paths', 'predict_files', 'taken_names', 'predict_into', 'predict_part',
-           'predict_folder']
+           'clear', 'check_outputs', 'check_paths', 'predict_files', 'taken_names', 'predict_into', 'measures',
+           'predict_part', 'predict_folder']
 
 # %% ../../nbs/prediction/03_predict.ipynb #03f8f5d2
-import errno, hashlib, json, numpy as np, os, re, tifffile, time, unicodedata
+import errno, hashlib, json, numpy as np, os, re, shutil, tifffile, time, unicodedata
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from itertools import chain, count, groupby
@@ -28,8 +29,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from ..core import (
     HALF, InputError, Unwritten, check_apart, check_choice, check_folder, free_memory, in_short, is_half, make_folder,
-    only_one, shown, sweep, whole_file, write_whole)
+    only_one, shown, sweep, whole_file, write_whole, writing_in)
 from ..data.formats import MOST_PIXELS, Picture, content_of
+from ..data.maps import (
+    Measure, check_extras, factor_of, found_regions, growing, is_package, measure, reduced, some_of, sorted_runs,
+    without, write_cog)
+from ..data.maps import SAY as MAP_SAYS
 from ..data.normalisation import Normalisation, as_trained, factor_for, merged, needs_look, numbers_of, times
 from ..data.folders import LEFT_OUT, and_more, list_files, look_into
 from ..masker.maskers import for_prediction
@@ -37,14 +42,15 @@ from ..scoring.pictures import to_16_bits
 from .models import load_model
 from .tiles import (
     BLOCK, SMALL, TiffRows, WholeImage, from_masker, normalised, open_images, predict_bands, predict_batch,
-    predict_whole, scaled, to_masker, write_tiff)
+    predict_whole, scaled, to_masker, with_halo, write_tiff)
 from .outputs import (
-    GEO_SAYS, OUTPUTS, Georeference, coco_annotations, coco_file, geojson, georeference, overlay)
+    GEO_SAYS, OUTPUTS, Georeference, Telling, coco_annotation, coco_file, georeference, numbered, overlay)
 
 # %% ../../nbs/prediction/03_predict.ipynb #acf53c59
 RECORD, ANNOTATIONS = 'manifest.jsonl', 'annotations.json'
 TOOLS = 'labelstudio','labelme','napari' # folders of what labelling tools are given
 ENDINGS = dict(masks=('.png','.tif'), probabilities=('.probability.tif',), geojson=('.geojson',),
+               gpkg=('.gpkg',), cog=('.cog.tif','.probability.cog.tif'),
                overlay=('.overlay.png',)) # of the names of what is made of a picture
 LONGEST = 200 # bytes of a stem: a name may have 255
 
@@ -277,8 +283,7 @@ def for_model(sources, about:dict)->list: # of `WholeImage` or `TiffRows`, of a 
 SAY = {
     'full': '{path} cannot be read or written ({why}); what is finished is kept, '
             'and the same command goes on from there.',
-    'large': '{name} has {h}x{w} pixels: {left} are made of images up to {most:,} pixels; '
-             'cut it, or write masks and probabilities.',
+    'large': '{name} has {h}x{w} pixels: {left} are made of images up to {most:,} pixels: cut it.',
     'empty': '{path} has no pixels.',
     'missing': '{path} is not there: give a folder of images, or one image.',
     'failed': '{path} cannot be predicted ({why}).',
@@ -340,13 +345,17 @@ def software_of(path)->tuple: # of a picture -> what made it, whether the pictur
 def is_ours(path)->bool: # of a file
     "Whether a file says that it was made here."
     if Path(path).suffix=='.geojson':
-        data = Path(path).read_bytes()
+        with open(path, 'rb') as f:
+            data = f.read(2**20)
         return any(n in data for n in OUTLINES)
     try:
+        if Path(path).suffix=='.gpkg':
+            return is_package(path)
         return software_of(path)[0]==MARK
     except Exception: # no picture, or a damaged one
         return False
 
+# %% ../../nbs/prediction/03_predict.ipynb #356245bb
 def files_in(top:Path, folders)->list: # of results; such as lie in it
     "What lies in a folder and in some of those in it, but for these."
     places = dict.fromkeys([top, *(top/f for f in sorted({*folders}))])
@@ -363,6 +372,8 @@ def is_changed(path, size:int)->bool: # what lies where something of ours was wr
     if Path(path).suffix=='.geojson':
         return Path(path).stat().st_size!=size and parsed(Path(path).read_bytes()) is not None
     try:
+        if Path(path).suffix=='.gpkg':
+            return Path(path).stat().st_size!=size or not is_package(path)
         made, whole = software_of(path)
         return made!=MARK and whole
     except Exception: # no picture, or a damaged one
@@ -458,9 +469,17 @@ class Writing:
     threshold: float # a pixel is object where its mask is above
     write: tuple # of `OUTPUTS`
     normalisation: Normalisation # of the model, for overlays
-    def to_bytes(self, m)->np.ndarray: # floats in [0,1] -> uint8
+    min_area: Measure = Measure() # smaller regions are left out
+    smooth: Measure = Measure() # how far outlines may be off
+    def to_bytes(self, m)->np.ndarray: # floats in [0,1], or a mask -> uint8
         "A hard mask: 0 and 255."
         return np.where(m>self.threshold, 255, 0).astype(np.uint8)
+    def maps(self)->bool:
+        "Whether regions are looked for."
+        return bool(self.min_area.value or {'coco','geojson','gpkg'} & {*self.write})
+    def on_earth(self)->bool:
+        "Whether pixels must be found on the earth."
+        return bool(self.min_area.ground or self.smooth.ground or {'geojson','gpkg'} & {*self.write})
 
 def save_array(path:Path, a, geo=())->None: # (H,W) integers; of `geo_tags`
     "A picture as PNG, or as a TIFF with its georeference. Raises `Unwritten`."
@@ -478,34 +497,101 @@ def save_bands(path:Path, bands, shape, convert, dtype, geo=())->None: # as for 
     write_tiff(path, bands, shape, convert, dtype, extratags=geo, software=MARK)
 
 # %% ../../nbs/prediction/03_predict.ipynb #59d67e13
-def save_outlines(path:Path, name:str, # of the picture
-                  mask, prob, # (H,W) bool, (H,W) in [0,1]
-                  where:Georeference)->list: # notes
-    "GeoJSON, in pixels where the georeference does not reach."
+@dataclass
+class Made:
+    "What was made of a picture."
+    name: str # of the picture
+    shape: tuple # (H,W)
+    names: list = field(default_factory=list) # of files
+    notes: list = field(default_factory=list) # messages
+    annotations: list = field(default_factory=list) # of COCO, without numbers
+    dropped: object = field(default_factory=lambda: sorted_runs([])) # `Runs` of what was too small
+
+
+# %% ../../nbs/prediction/03_predict.ipynb #4dafa763
+def in_pixels(value:Measure, word:str, name:str, pixel:float, why:str)->float: # pixel: None where it is not known
+    "A length or an area of a picture. Raises `InputError` where it is in metres, and its pixels are nowhere."
+    if value.ground and not pixel:
+        raise InputError(MAP_SAYS['ground'].format(name=name, word=word, why=why))
+    return value.pixels(pixel)
+
+def save_regions(to:Writing, made:Made, stem:str, bands, # (first row, (h,W) in [0,1]) from the top
+                 telling:Telling, least:float)->None: # pixels
+    "Polygons and annotations of a picture of any size. Raises the `ValueError` of a georeference, `Unwritten`."
+    dropped, annotations, masks = [], [], ((a, p>to.threshold, p) for a, p in bands)
+    with ExitStack() as stack:
+        names = [f'{stem}.{k}' for k in ('geojson','gpkg') if k in to.write]
+        files = [stack.enter_context(growing(to.out/n, bool(telling.to_map))) for n in names]
+        for some in some_of(found_regions(masks, least, dropped)):
+            features = telling.features(some) if files else []
+            for add in files:
+                add(features)
+            if 'coco' in to.write:
+                annotations += [coco_annotation(r, made.shape) for r in some]
+    made.annotations, made.dropped = annotations, sorted_runs(dropped)
+    made.names += names
+
+def asked(to:Writing, made:Made, where:Georeference)->tuple: # `Telling`, smallest area in pixels
+    "What is asked for, in pixels. Raises `InputError` where that is in metres, and its pixels are nowhere."
+    least = in_pixels(to.min_area, '--min-area', made.name, where.pixel, where.why)
+    off = in_pixels(to.smooth, '--smooth', made.name, where.pixel and where.pixel**.5, where.why)
+    return Telling(shown(made.name), where.to_map, where.pixel, off), least
+
+# %% ../../nbs/prediction/03_predict.ipynb #e147b9e4
+def save_maps(to:Writing, made:Made, stem:str, bands, # as for `save_regions`, from a function
+              where:Georeference)->None:
+    "The same, in pixels where the georeference does not reach."
+    telling, least = asked(to, made, where)
+    if not to.maps():
+        return
     try:
-        found, notes = geojson(mask, prob, where.to_map), []
+        save_regions(to, made, stem, bands(), telling, least)
+    except InputError:
+        raise
     except ValueError as e:
-        found, notes = geojson(mask, prob), [GEO_SAYS['pixels'].format(name=name, why=in_short(e))]
-    write_whole(path, json.dumps(found).encode())
-    return notes
+        made.notes.append(GEO_SAYS['pixels'].format(name=made.name, why=in_short(e)))
+        save_regions(to, made, stem, bands(), replace(telling, to_map=None), least)
+
+def save_cogs(to:Writing, made:Made, stem:str, mask, soft)->None: # paths of TIFFs
+    "Cloud-optimised TIFFs. Raises `Unwritten`."
+    for tiff, name, labels in ((mask, f'{stem}.cog.tif', True), (soft, f'{stem}.probability.cog.tif', False)):
+        write_cog(to.out/name, tiff, labels)
+        made.names.append(name)
+
+# %% ../../nbs/prediction/03_predict.ipynb #474a28d1
+@contextmanager
+def aside(to:Writing): # yields a folder
+    "A place for what is needed for a while."
+    folder = writing_in(to.out)
+    try:
+        with only_one(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 def save_picture(to:Writing, stem:str, # of the names of the files
                  p:Picture, prob, # its mask, (H,W) float32 in [0,1]
                  where:Georeference
-                )->tuple: # names of the files, notes
-    "The outputs of a picture in memory, but `coco`. Raises `Unwritten`."
-    names = {'masks': f'{stem}.tif' if where.tags else f'{stem}.png', 'probabilities': f'{stem}.probability.tif',
-             'geojson': f'{stem}.geojson', 'overlay': f'{stem}.overlay.png'}
-    mask, paths, notes = prob>to.threshold, {k: to.out/n for k, n in names.items() if k in to.write}, []
-    if 'masks' in paths:
-        save_array(paths['masks'], to.to_bytes(prob), where.tags)
-    if 'probabilities' in paths:
-        save_array(paths['probabilities'], to_16_bits(prob), where.tags)
-    if 'geojson' in paths:
-        notes = save_outlines(paths['geojson'], p.name, mask, prob, where)
-    if 'overlay' in paths:
-        save_array(paths['overlay'], overlay(normalised(p, to.normalisation), mask))
-    return [n for k, n in names.items() if k in to.write], notes
+                )->Made:
+    "The outputs of a picture in memory, but `coco`. Raises `InputError`, `Unwritten`."
+    made, soft = Made(p.name, prob.shape), f'{stem}.probability.tif'
+    hard = f'{stem}.tif' if where.tags else f'{stem}.png'
+    save_maps(to, made, stem, lambda: [(0, prob)], where)
+    mask = without(prob>to.threshold, 0, made.dropped)
+    made.names = [n for k, n in (('masks', hard), ('probabilities', soft)) if k in to.write]+made.names
+    if 'masks' in to.write:
+        save_array(to.out/hard, to.to_bytes(mask), where.tags)
+    if 'probabilities' in to.write:
+        save_array(to.out/soft, to_16_bits(prob), where.tags)
+    if 'cog' in to.write:
+        with aside(to) as folder:
+            save_array(folder/'mask.tif', to.to_bytes(mask), where.tags)
+            save_array(folder/'soft.tif', to_16_bits(prob), where.tags)
+            save_cogs(to, made, stem, folder/'mask.tif', folder/'soft.tif')
+    if 'overlay' in to.write:
+        made.names.append(f'{stem}.overlay.png')
+        save_array(to.out/made.names[-1], overlay(normalised(p, to.normalisation), mask))
+    return made
 
 # %% ../../nbs/prediction/03_predict.ipynb #e9bcaa74
 def probability_bands(path, rows:int=512): # of a TIFF of `to_16_bits`; yields (first row, (rows,W) float32 in [0,1])
@@ -516,25 +602,53 @@ def probability_bands(path, rows:int=512): # of a TIFF of `to_16_bits`; yields (
             band = source.rows(a, min(a+rows, source.shape[0]))
             yield a, band.values[0]/np.float32(65535)
 
+def large_overlay(to:Writing, source, # `WholeImage` or `TiffRows`
+                  soft, dropped # path of the probabilities; of `Made`
+                 )->np.ndarray: # (h,w,3) uint8
+    "An overlay of `LONGEST` pixels at most."
+    k, h, parts = factor_of(source.shape), source.shape[0], []
+    for a, p in probability_bands(soft, max(1, 256//k)*k):
+        top, low = with_halo(a, a+len(p), h, to.normalisation.reach)
+        x = normalised(source.rows(top, low), to.normalisation)[:, a-top:a-top+len(p)]
+        parts.append(reduced(x, without(p>to.threshold, a, dropped), k))
+    return overlay(np.concatenate([x for x, _ in parts], 1), np.concatenate([m for _, m in parts]))
+
+def save_from(to:Writing, made:Made, stem:str, soft, # path of the probabilities
+              source, folder, where:Georeference # as for `save_large`; of `aside`
+             )->None:
+    "All that is made of a file of probabilities, band by band. Raises `InputError`, `Unwritten`."
+    save_maps(to, made, stem, lambda: probability_bands(soft), where)
+    names = {'probabilities': f'{stem}.probability.tif', 'masks': f'{stem}.tif'}
+    hard = to.out/names['masks'] if 'masks' in to.write else folder/'mask.tif'
+    if {'masks','cog'} & {*to.write}:
+        masks = ((a, without(p>to.threshold, a, made.dropped)) for a, p in probability_bands(soft))
+        save_bands(hard, masks, made.shape, to.to_bytes, np.uint8, where.tags)
+    made.names = [n for k, n in names.items() if k in to.write]+made.names
+    if 'cog' in to.write:
+        save_cogs(to, made, stem, hard, soft)
+    if 'overlay' in to.write:
+        made.names.append(f'{stem}.overlay.png')
+        save_array(to.out/made.names[-1], large_overlay(to, source, soft, made.dropped))
+
+# %% ../../nbs/prediction/03_predict.ipynb #f602d342
 def save_large(to:Writing, stem:str, # of the names of the files
                source, # `WholeImage` or `TiffRows`
                model, about:dict, # as `load_model` gives them
-               geo=() # of `geo_tags`
-              )->list: # names of the files
-    "Masks and probabilities of an image that is not read whole. Raises `InputError` for other outputs."
-    if left := {'coco','geojson','overlay'} & set(to.write):
-        h, w = source.shape
-        raise InputError(SAY['large'].format(name=source.name, h=h, w=w, left=', '.join(sorted(left)), most=SMALL))
-    hard, soft = f'{stem}.tif', f'{stem}.probability.tif'
+               where:Georeference
+              )->Made:
+    "The outputs of an image that is not read whole, but `coco`. Raises `InputError`, `Unwritten`."
+    made, hard = Made(source.name, source.shape), f'{stem}.tif'
+    asked(to, made, where)
     bands = predict_bands(model, source, about['normalisation'], scale_of(about, source.shape))
-    if 'probabilities' not in to.write:
-        save_bands(to.out/hard, bands, source.shape, to.to_bytes, np.uint8, geo)
-        return [hard]
-    save_bands(to.out/soft, bands, source.shape, to_16_bits, np.uint16, geo)
-    if 'masks' not in to.write:
-        return [soft]
-    save_bands(to.out/hard, probability_bands(to.out/soft), source.shape, to.to_bytes, np.uint8, geo)
-    return [soft, hard]
+    if {*to.write}=={'masks'} and not to.min_area.value: # nothing is read again
+        save_bands(to.out/hard, bands, source.shape, to.to_bytes, np.uint8, where.tags)
+        made.names = [hard]
+        return made
+    with aside(to) as folder:
+        soft = to.out/f'{stem}.probability.tif' if 'probabilities' in to.write else folder/'soft.tif'
+        save_bands(soft, bands, source.shape, to_16_bits, np.uint16, where.tags)
+        save_from(to, made, stem, soft, source, folder, where)
+    return made
 
 # %% ../../nbs/prediction/03_predict.ipynb #1631b6e1
 @dataclass
@@ -553,7 +667,6 @@ class Job:
 @dataclass
 class Annotations:
     "The regions of images, as COCO has them."
-    threshold: float # a pixel is object where its mask is above
     settings: dict # of the run
     path: Path = None # JSON lines, where they are kept
     lines: dict = field(default_factory=dict) # path of a file -> its pictures
@@ -562,10 +675,10 @@ class Annotations:
         for l in whole_lines(self.path) if self.path else []:
             if l.get('settings')==self.made and type(l.get('path')) is str and type(l.get('images')) is list:
                 self.lines[l['path']] = l
-    def add(self, job:Job, probs)->None: # of (H,W)
+    def add(self, job:Job, made)->None: # list of `Made`
         "Note the regions of a file. Raises `Unwritten`."
-        pictures = [dict(file_name=shown(p.name), height=m.shape[0], width=m.shape[1],
-                         annotations=coco_annotations(m>self.threshold, m, 0)) for p, m in zip(job.pictures, probs)]
+        pictures = [dict(file_name=shown(m.name), height=m.shape[0], width=m.shape[1], annotations=m.annotations)
+                    for m in made]
         line = dict(path=real_path(job.path), sha256=job.sha256, settings=self.made, images=pictures)
         self.lines[line['path']] = line
         if self.path:
@@ -583,8 +696,7 @@ class Annotations:
         images, regions = [], []
         for picture in chain.from_iterable(l['images'] for l in sorted_lines(self.lines)):
             images.append(dict(id=len(images)+1)|{k: picture[k] for k in ('file_name','height','width')})
-            numbered = enumerate(picture['annotations'], len(regions)+1)
-            regions += [a|dict(id=i, image_id=len(images)) for i, a in numbered]
+            regions += numbered(picture['annotations'], len(images), len(regions)+1)
         return json.dumps(coco_file(images, regions)).encode()
 
 # %% ../../nbs/prediction/03_predict.ipynb #e1e626c1
@@ -606,13 +718,15 @@ class Run:
     written: int = 0 # pictures
     pixels: int = 0 # of what is written
     held: int = 0 # numbers in `waiting`
-    def finish(self, job:Job, names, shapes)->None: # of the outputs; of (H,W)
+    def finish(self, job:Job, made)->None: # list of `Made`
         "Note and count a file."
-        self.manifest.add(job.path, job.sha256, job.stem, len(job.pictures), names)
-        self.notes += job.where.notes
+        if 'coco' in self.to.write:
+            self.coco.add(job, made)
+        self.manifest.add(job.path, job.sha256, job.stem, len(job.pictures), [n for m in made for n in m.names])
+        self.notes += [*job.where.notes, *(n for m in made for n in m.notes)]
         self.odd.clear()
-        self.written += len(shapes)
-        self.pixels += sum(int(np.prod(s)) for s in shapes)
+        self.written += len(made)
+        self.pixels += sum(int(np.prod(m.shape)) for m in made)
 
 # %% ../../nbs/prediction/03_predict.ipynb #2ba38450
 FULL = {errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.ENFILE, getattr(errno, 'EDQUOT', errno.ENOSPC)} # for every file
@@ -660,15 +774,8 @@ def fails(self:Run, path:Path, e:Exception)->None:
 @patch
 def write_pictures(self:Run, job:Job, probs)->None: # of (H,W)
     "Write what was made of the small pictures of a file."
-    names, notes = [], []
-    for i, (stem, p, prob) in enumerate(zip(job.stems(), job.pictures, probs)):
-        more, said = save_picture(self.to, stem, p, prob, job.where.of(i))
-        names += more
-        notes += said
-    if 'coco' in self.to.write:
-        self.coco.add(job, probs)
-    self.finish(job, names, [prob.shape for prob in probs])
-    self.notes += notes
+    pictures = enumerate(zip(job.stems(), job.pictures, probs))
+    self.finish(job, [save_picture(self.to, stem, p, prob, job.where.of(i)) for i, (stem, p, prob) in pictures])
 
 @patch
 def predicted(self:Run, jobs)->list: # of `Job` -> a list of (H,W) for each
@@ -693,10 +800,10 @@ def flush(self:Run)->None:
 @patch
 def write_large(self:Run, job:Job)->None:
     "Predict and write a file with large pictures."
-    names = []
+    made = []
     for i, (stem, s) in enumerate(zip(job.stems(), job.pictures)):
-        names += save_large(self.to, stem, s, self.model, self.about, job.where.of(i).tags)
-    self.finish(job, names, [s.shape for s in job.pictures])
+        made.append(save_large(self.to, stem, s, self.model, self.about, job.where.of(i)))
+    self.finish(job, made)
 
 # %% ../../nbs/prediction/03_predict.ipynb #5e251f52
 def job_of(run:Run, path:Path, stem:str, sha256:str, sources)->Job: # wanted stem; of `open_images`
@@ -706,7 +813,7 @@ def job_of(run:Run, path:Path, stem:str, sha256:str, sources)->Job: # wanted ste
     if line and line['pages']==len(sources):
         stem = line['stem']
     stem = run.names.choose(stem, path.name, len(sources), owner)
-    where = georeference(path, 'geojson' in run.to.write, run.reading.get('key'))
+    where = georeference(path, run.to.on_earth(), run.reading.get('key'))
     make_folder((run.to.out/stem).parent)
     return Job(path, sha256, where, stem, sources)
 
@@ -830,8 +937,8 @@ def held(out:Path, part:Part, # folder of results
         yield
 
 def clear(out:Path, found:Found)->None: # folder of results that this process holds
-    "Remove what processes that have ended were writing; a part what it was writing itself, for others go on."
-    kinds = '*.png','*.tif','*.geojson','*.json','*.jsonl'
+    "Remove what ended processes were writing; a part its own files alone, for others go on: joining does the rest."
+    kinds = '*.png','*.tif','*.geojson','*.gpkg','*.json','*.jsonl'
     if found.part.whole:
         for folder in (out, *(out/f for f in found.folders)):
             sweep(folder, kinds) if folder.is_dir() else None
@@ -912,8 +1019,9 @@ def predict_into(found:Found, model, about:dict, to:Writing, reading:dict, say)-
     part, out = found.part, to.out
     clear(out, found)
     settings = dict(model=about['sha256'], threshold=to.threshold, write=list(to.write), **reading)
+    settings |= {k: str(m) for k, m in (('min_area', to.min_area), ('smooth', to.smooth)) if m.value}
     manifest = Manifest(out/part.name(RECORD), settings, folders=found.folders, part=part)
-    coco = Annotations(to.threshold, settings, None if part.whole else out/part.name(ANNOTATIONS))
+    coco = Annotations(settings, None if part.whole else out/part.name(ANNOTATIONS))
     run = Run(model, about, to, reading, manifest, taken_names(manifest), coco, top=found.top)
     run.notes += [SAY['changed'].format(path=out/n) for n in manifest.new]
     files = found.mine()
@@ -926,16 +1034,24 @@ def predict_into(found:Found, model, about:dict, to:Writing, reading:dict, say)-
     return run, skipped
 
 # %% ../../nbs/prediction/03_predict.ipynb #c3778eaa
+def measures(min_area=0, # smaller regions are left out: pixels, or '2.5m2'
+             smooth=0 # how far outlines may be off: pixels, or '0.5m'
+            )->dict: # the same as `Measure`
+    "Read areas and lengths. Raises `InputError`."
+    return dict(min_area=measure(min_area, '--min-area', 'area'), smooth=measure(smooth, '--smooth', 'length'))
+
 def predict_part(part:tuple, # which one, of how many
                  model_dir, images, out, threshold, write, # as for `predict_folder`
-                 reading:dict, # nodata, key
+                 more:dict, # nodata, key; where they are wanted min_area, smooth
                  say=lambda done, of: None # as for `predict_folder`
                 )->dict: # as `predict_folder`
     "Masks of a share of the images: shares are made apart, and joined by `merge_parts`. Raises `InputError`."
+    least = measures(**{k: v for k, v in more.items() if k not in ('nodata','key')})
+    check_extras(write, least['smooth'])
     (model, about), start = load_model(model_dir), time.perf_counter()
     found, out = check_paths(images, out, write, model_dir, part)
-    to = Writing(out, threshold or about['threshold'], tuple(write), about['normalisation'])
-    reading = reading|dict(nodata=about['nodata'] if reading['nodata'] is None else reading['nodata'])
+    to = Writing(out, threshold or about['threshold'], tuple(write), about['normalisation'], **least)
+    reading = dict(nodata=about['nodata'] if more['nodata'] is None else more['nodata'], key=more['key'])
     with held(out, found.part):
         run, skipped = predict_into(found, model, about, to, reading, say)
     seconds = time.perf_counter()-start
@@ -949,7 +1065,9 @@ def predict_folder(model_dir, # folder with model.json and model.safetensors
                    write:tuple=('masks',), # of `OUTPUTS`
                    nodata:float=None, # value of pixels without data, the model's own by default
                    key:str=None, # HDF5: name of the data set
-                   say=lambda done, of: None # called after each file
+                   **more # `say`: called with files done, of how many; `min_area`, `smooth`: of `measures`
                   )->dict: # `written`, `skipped`; `unreadable`, `notes`: messages; `seconds`, `megapixels`
     "Masks of all readable images, without those of an earlier run. Raises `InputError`: wrong path, no room, busy."
-    return predict_part((1, 1), model_dir, images, out, threshold, write, dict(nodata=nodata, key=key), say)
+    say = more.pop('say', lambda done, of: None)
+    return predict_part((1, 1), model_dir, images, out, threshold, write, dict(nodata=nodata, key=key, **more), say)
+
