@@ -19,8 +19,8 @@ from ..settings import Words, number
 from ..raw.slant_range import on_ground
 from ..raw.waterfalls import RAW_SUFFIXES, SIDECAR, places_of, read_sidecar, rows_of, sidecar, survey
 from ..data.formats import check_regular, read_pictures, unreadable
-from ..prediction.outputs import (
-    GEO_SAYS, ON_EARTH, PIXELS, geojson_feature, on_earth, one_turn, polygons, regions, unwound)
+from ..data.maps import found_regions
+from ..prediction.outputs import GEO_SAYS, ON_EARTH, PIXELS, geojson_feature, on_earth, on_map, regions
 from ..prediction.predict import MARK, folded, is_ours, output_stems
 
 # %% ../../nbs/commands/08_waterfall.ipynb #2acbc41a
@@ -180,15 +180,16 @@ def regions_on_the_ground(mask, # (H,W) bool
     "Each region as an outline and a point. Raises `ValueError` where a region lies past the earth."
     to_map, where, note = maps_of(side, altitude)
     (found, slices), features = regions(mask), []
-    for i, (s, rings) in enumerate(zip(slices, polygons(mask)), 1):
-        part, point = found[s]==i, [point_in(found[s]==i, (s[0].start, s[1].start))]
+    for i, (rows, columns) in enumerate(slices, 1):
+        part = found[rows, columns]==i
+        region, = found_regions([(0, part, None)])
+        outline = [[(ring+[columns.start, rows.start]).tolist() for ring in p] for p in region.polygons]
+        point = [point_in(part, (rows.start, columns.start))]
         if to_map:
             point = to_map(point)
-            earth = where==ON_EARTH
-            rings = one_turn([unwound(r, to_map) for r in rings]) if earth else [to_map(r) for r in rings]
-        outline = geojson_feature(part, None, rings, where)
-        outline['properties']['region'] = i
-        features += [outline, dict(outline, geometry=dict(type='Point', coordinates=point[0]))]
+            outline = on_map(outline, to_map) if where==ON_EARTH else [[to_map(r) for r in p] for p in outline]
+        feature = geojson_feature(outline, dict(area_pixels=region.area, coordinates=where, region=i))
+        features += [feature, dict(feature, geometry=dict(type='Point', coordinates=point[0]))]
     return dict(type='FeatureCollection', features=features), note
 
 # %% ../../nbs/commands/08_waterfall.ipynb #63e8baec
