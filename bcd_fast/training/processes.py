@@ -337,7 +337,8 @@ class Launched(threading.Thread):
             self.start()
             while self.is_alive() and len(self.processes)<n:
                 time.sleep(.02)
-                self.processes = sorted(set(mp.active_children())-others, key=lambda p: int(p.name.split('-')[-1]))
+                ours = set(mp.active_children())-others
+                self.processes = sorted(ours, key=lambda p: int(re.split('[-:]', p.name)[-1])) # or Process-2:1
     def run(self):
         try:
             launch(*self.args)
@@ -374,7 +375,9 @@ def raise_why(codes:list, folder:Path, e): # exit codes of all processes; folder
     if 'fault' in said:
         raise RuntimeError(said['fault']) from e
     killed = {i: c for i, c in enumerate(codes) if (c or 0)<0}
-    by = {i: c for i, c in killed.items() if c!=-signal.SIGTERM} or killed # with which the others are ended
+    by = {i: c for i, c in killed.items() if c!=-signal.SIGTERM} # with which the others are ended
+    if not by and ('lost' in said or not any((c or 0)>0 for c in codes)): # nobody has failed by itself
+        by = killed
     for i, c in by.items():
         raise InputError(SAY['killed'].format(i=i+1, n=len(codes), by=signal.Signals(-c).name)) from e
     raise Lost(said['lost']) if 'lost' in said else e
