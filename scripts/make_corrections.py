@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from make_real import KEPT, TEST, TRAINED, append, call, commit, links, rows_in # first: torch reads what it sets
+from make_real import KEPT, TEST, TRAINED, call, commit, links, make_all, rows_in # first: torch reads what it sets
 import numpy as np, pandas as pd, torch
 from bcd_fast import __version__
 from bcd_fast.core import InputError, platform_text, write_whole
@@ -176,19 +176,7 @@ def main(words=None):
         todo = jobs(a)
     except InputError as e:
         sys.exit(f'error: {e}')
-    done, failed = {(r['set'], r['way'], r['masks'], r['seed']) for r in rows_in(out/'corrections.jsonl')}, 0
-    for job in todo:
-        if job.key in done:
-            continue
-        try:
-            row = make(job)
-        except (InputError, OSError, RuntimeError) as e:
-            print(*job.key, f'failed: {e}', file=sys.stderr, flush=True)
-            failed += 1
-            continue
-        append(out/'corrections.jsonl', row)
-        print(*job.key, ' '.join(f'{k} {row[k]:.3f}' for k in SHOWN if row[k] is not None), flush=True)
-        write_summary(out, a.real)
+    failed = make_all(todo, out/'corrections.jsonl', SHOWN, make, lambda: write_summary(out, a.real))
     sys.exit(2 if failed else 0)
 
 

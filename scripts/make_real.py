@@ -40,6 +40,7 @@ SHOWN = ('iou', 'ap', 'best', 'iou_per_picture', 'background_masked', 'picture_a
          'peak_rss_mb')
 SHARED = 'iou', 'ap' # as shares of the bound
 MADE = 'machine', 'torch', 'commit' # what runs were made with
+KEYS = 'set', 'method', 'way', 'masks', 'seed' # what tells lines apart: those of them that a line has
 DRAWN = dict(objects=12, backgrounds=6) # test pictures, with --show
 SHADES = 160 # of a drawn figure: speckle takes much room
 HEADINGS = dict(objects='with the object: true masks drawn through, found masks dashed', backgrounds='without')
@@ -296,21 +297,21 @@ def arguments(words=None):
     return p.parse_args(words)
 
 
-def make_all(todo, out):
-    "Every run that is not there; how many failed. A failed run is tried again the next time."
-    done, failed = {(r['set'], r['method'], r['seed']) for r in rows_in(out/'real.jsonl')}, 0
+def make_all(todo, path, shown, run, after):
+    "A line of `path` for each job that has none; how many failed, which are tried again the next time."
+    done, failed = {tuple(r[k] for k in KEYS if k in r) for r in rows_in(path)}, 0
     for job in todo:
         if job.key in done:
             continue
         try:
-            row = in_own_process(job)
+            row = run(job)
         except (InputError, OSError, RuntimeError, BrokenProcessPool) as e:
             print(*job.key, f'failed: {e}', file=sys.stderr, flush=True)
             failed += 1
             continue
-        append(out/'real.jsonl', row)
-        print(*job.key, ' '.join(f'{k} {row[k]:.3f}' for k in SHOWN if row[k] is not None), flush=True)
-        write_summary(out)
+        append(path, row)
+        print(*job.key, ' '.join(f'{k} {row[k]:.3f}' for k in shown if row[k] is not None), flush=True)
+        after()
     return failed
 
 
@@ -322,7 +323,7 @@ def main(words=None):
         todo = jobs(a)
     except InputError as e:
         sys.exit(f'error: {e}')
-    failed = make_all(todo, out)
+    failed = make_all(todo, out/'real.jsonl', SHOWN, in_own_process, lambda: write_summary(out))
     if rows_in(out/'real.jsonl'):
         print(write_summary(out)[['seeds', 'iou', 'iou_of_bound', 'ap', 'ap_of_bound']].round(3).to_string())
     sys.exit(2 if failed else 0)

@@ -5,11 +5,13 @@ from importlib.metadata import entry_points
 from types import SimpleNamespace
 os.environ['MPLBACKEND'] = 'Agg' # before matplotlib is imported; new processes inherit it
 os.environ.setdefault('OMP_NUM_THREADS', '1') # two workers on two cores
-import pytest
+import numpy as np, pytest, torch
 from PIL import Image
 from bcd_fast.data.textures import embedded_textures
 from bcd_fast.data.objects import embedded_digits, enlarge
 from bcd_fast.drawing import figures
+from bcd_fast.masker.maskers import make_masker
+from bcd_fast.prediction.models import save_model
 
 SHORT = ['encoder.epochs=1', 'encoder.steps=10', 'trainer.epochs=1', 'trainer.steps=10', 'trainer.bs=8',
          'model.width=4', 'cluster.k=3', 'bar=false']
@@ -132,3 +134,24 @@ def folder_of(out):
     last = out.strip().splitlines()[-1]
     assert last.startswith('metrics.json: ')
     return os.path.dirname(last.removeprefix('metrics.json: '))
+
+
+def bright(model, x):
+    "What a masker that can be reckoned with makes of a batch: the grays themselves."
+    return np.where(np.isnan(x[:, 0]), 0, x[:, 0]).astype(np.float32)
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    "A folder of a model."
+    torch.manual_seed(0)
+    return save_model(tmp_path_factory.mktemp('model')/'model', make_masker('small', 4, 1), 32, {})
+
+
+@pytest.fixture(scope='module')
+def finds_bright():
+    "Models find what is bright, in all tests of a file."
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ('tiles', 'predict'):
+            patched.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
+        yield

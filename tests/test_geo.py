@@ -9,6 +9,8 @@ rasterio = pytest.importorskip('rasterio')
 from rasterio.transform import from_origin
 from rasterio.warp import transform
 
+pytestmark = pytest.mark.usefixtures('finds_bright')
+
 WEST, NORTH, WIDE, HIGH = 500000.5, 5300000.25, .2, .25 # corner and pixel, metres
 WHERE = dict(crs='EPSG:32633', transform=from_origin(WEST, NORTH, WIDE, HIGH))
 TIFF = dict(driver='GTiff', count=1, dtype='uint8', nodata=0, tiled=True, blockxsize=64, blockysize=64)
@@ -28,18 +30,12 @@ def survey(tmp_path):
     return tmp_path
 
 
-def bright(model, x):
-    "A masker that can be reckoned with."
-    return np.where(np.isnan(x[:, 0]), 0, x[:, 0]).astype(np.float32)
-
-
 @pytest.fixture
 def predict(survey, monkeypatch):
     "A function that masks the survey, read as a whole or in bands, and gives the folder of the masks."
     def predicts(bands, what):
         for module in ('tiles', 'predict'):
             monkeypatch.setattr(f'bcd_fast.prediction.{module}.SMALL', 16 if bands else 2**24)
-            monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
         done = predict_folder(survey/'model', survey/'in', survey/'out', .5, what)
         assert done['written'] == 1 and not done['unreadable'], done
         return survey/'out'
@@ -100,7 +96,6 @@ def test_georeferences_that_cannot_be_used(survey, monkeypatch, name, bands):
     path, what = place(survey, f'{name}.tif', **ODD[name]), ('masks',) if bands else ('masks', 'geojson')
     for module in ('tiles', 'predict'):
         monkeypatch.setattr(f'bcd_fast.prediction.{module}.SMALL', 16 if bands else 2**24)
-        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
     done = predict_folder(survey/'model', survey/'in', survey/'out', .5, what)
     assert (done['written'], done['unreadable']) == (2, [])
     with rasterio.open(path) as was, rasterio.open(survey/f'out/{name}.tif') as f:
@@ -123,8 +118,6 @@ def test_georeferences_that_cannot_be_used(survey, monkeypatch, name, bands):
 def test_rings_follow_the_standard(survey, monkeypatch, driver, name, affine):
     "North-up or south-up: the outer ring against the clock in longitude and latitude, holes with it."
     path = place(survey, name, driver, affine=affine)
-    for module in ('tiles', 'predict'):
-        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
     done = predict_folder(survey/'model', path, survey/'out', .5, ('masks', 'geojson'))
     assert (done['written'], done['unreadable'], done['notes']) == (1, [], [])
     found = json.loads((survey/'out/a.geojson').read_text())
@@ -140,8 +133,6 @@ def test_outlines_on_a_globe(survey, monkeypatch):
     "The corners of the picture look past the earth, what is in it does not."
     disc = dict(crs='+proj=ortho +lat_0=0 +lon_0=0', affine=from_origin(-7e6, 7e6, 14e6/96, 14e6/64))
     path = place(survey, 'globe.tif', **disc)
-    for module in ('tiles', 'predict'):
-        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
     done = predict_folder(survey/'model', path, survey/'out', .5, ('geojson',))
     assert (done['written'], done['notes']) == (1, [])
     outer, hole = json.loads((survey/'out/globe.geojson').read_text())['features'][0]['geometry']['coordinates']
@@ -168,7 +159,6 @@ def test_pages_lie_where_they_say(survey, monkeypatch, bands):
     in_file(survey/'in/preview.tif', (None, 4), (WEST, 1))
     for module in ('tiles', 'predict'):
         monkeypatch.setattr(f'bcd_fast.prediction.{module}.SMALL', 16 if bands else 2**24)
-        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
     what = ('masks',) if bands else ('masks', 'geojson')
     done = predict_folder(survey/'model', survey/'in', survey/'out', .5, what)
     assert (done['unreadable'], done['notes']) == ([], []) and path.is_file()
@@ -192,8 +182,6 @@ def test_outlines_across_the_date_line(survey, monkeypatch, name):
     "Longitudes go on past 180 degrees, so that no outline goes round the earth; one that is so wide stays wide."
     crs, affine, widest = GLOBE[name]
     path = place(survey, f'{name}.tif', crs=crs, affine=affine)
-    for module in ('tiles', 'predict'):
-        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
     done = predict_folder(survey/'model', path, survey/'out', .5, ('geojson',))
     assert done['notes'] == []
     outer, hole = json.loads((survey/f'out/{name}.geojson').read_text())['features'][0]['geometry']['coordinates']
@@ -204,8 +192,6 @@ def test_outlines_across_the_date_line(survey, monkeypatch, name):
 
 def test_no_outline_around_a_pole(survey, monkeypatch):
     path = place(survey, 'pole.tif', crs='EPSG:3413', affine=from_origin(-36000, 32000, 1000, 1000))
-    for module in ('tiles', 'predict'):
-        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
     note, = predict_folder(survey/'model', path, survey/'out', .5, ('geojson',))['notes']
     assert 'pixels' in note and 'pole' in note
 

@@ -1,13 +1,11 @@
 "Maps of pictures of any size: the same whether they are read whole or in bands, exact, and in units of the ground."
 import json, sqlite3, sys
-import numpy as np, pytest, tifffile, torch
+import numpy as np, pytest, tifffile
 from PIL import Image
 from scipy import ndimage
 from bcd_fast.core import InputError
 from bcd_fast.commands.predict import bcd_predict
 from bcd_fast.data.maps import column_runs, found_regions, sorted_runs, without
-from bcd_fast.masker.maskers import make_masker
-from bcd_fast.prediction.models import save_model
 from bcd_fast.prediction.outputs import from_run_lengths, expanded, signed_area
 from bcd_fast.prediction.predict import predict_folder
 
@@ -126,24 +124,12 @@ def test_small_regions_are_left_out_across_seams(name):
             assert (np.concatenate(kept) == want).all()
 
 
-def bright(model, x):
-    "A masker that can be reckoned with."
-    return np.where(np.isnan(x[:, 0]), 0, x[:, 0]).astype(np.float32)
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    return save_model(tmp_path_factory.mktemp('model')/'model', make_masker('small', 4, 1), 32, {})
-
-
 @pytest.fixture
-def predict(model, monkeypatch):
+def predict(model, finds_bright, monkeypatch):
     "Predict in bands of few rows, or whole; returns what was said and the folder."
     def predicts(images, out, bands, write=COUNTED, **least):
         for module in ('tiles', 'predict'):
             monkeypatch.setattr(f'bcd_fast.prediction.{module}.SMALL', 16 if bands else 2**24)
-            monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
         rows = lambda path, n=7, all=probability_bands: all(path, n)
         monkeypatch.setattr('bcd_fast.prediction.predict.probability_bands', rows)
         return predict_folder(model, images, out, .5, write, **least), out

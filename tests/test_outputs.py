@@ -2,36 +2,19 @@
 import errno, json, os, threading
 from importlib.util import find_spec
 from pathlib import Path
-import numpy as np, pytest, tifffile, torch
+import numpy as np, pytest, tifffile
 from PIL import Image
 from bcd_fast.core import InputError, only_one
 from bcd_fast.commands.check import bcd_check
 from bcd_fast.commands.eval import bcd_eval
 from bcd_fast.commands.gallery import bcd_figures
 from bcd_fast.commands.predict import bcd_predict
-from bcd_fast.masker.maskers import make_masker
 from bcd_fast.prediction import predict as prediction
-from bcd_fast.prediction.models import save_model
 from bcd_fast.prediction.predict import predict_folder
 
+pytestmark = pytest.mark.usefixtures('finds_bright')
+
 WRITTEN = [w for w in prediction.OUTPUTS if w != 'gpkg' or find_spec('pyogrio')] # an extra of its own
-
-
-def bright(model, x):
-    "A masker that can be reckoned with."
-    return np.where(np.isnan(x[:, 0]), 0, x[:, 0]).astype(np.float32)
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    return save_model(tmp_path_factory.mktemp('model')/'model', make_masker('small', 4, 1), 32, {})
-
-
-@pytest.fixture(autouse=True)
-def masker(monkeypatch):
-    for module in ('tiles', 'predict'):
-        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
 
 
 def pattern(seed, pages=None):

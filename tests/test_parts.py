@@ -1,15 +1,13 @@
 "An archive predicted in parts: the same files, byte by byte, as from a single run; folders keep their tree."
 import json, os, sys
-import numpy as np, pytest, tifffile, torch
+import numpy as np, pytest, tifffile
 from PIL import Image
 from skimage.measure import label
 from bcd_fast.core import InputError, only_one
 from bcd_fast.commands.eval import bcd_eval
 from bcd_fast.commands.predict import bcd_predict
 from bcd_fast.commands.submit import bcd_submit
-from bcd_fast.masker.maskers import make_masker
 from bcd_fast.prediction import parts
-from bcd_fast.prediction.models import save_model
 from bcd_fast.prediction.parts import merge_parts
 from bcd_fast.train import main
 from bcd_fast.prediction.predict import find_images, predict_folder, predict_part
@@ -17,21 +15,8 @@ from bcd_fast.prediction.predict import find_images, predict_folder, predict_par
 WHAT = 'masks', 'coco', 'geojson'
 
 
-def bright(model, x):
-    "A masker that can be reckoned with."
-    return np.where(np.isnan(x[:, 0]), 0, x[:, 0]).astype(np.float32)
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    return save_model(tmp_path_factory.mktemp('model')/'model', make_masker('small', 4, 1), 32, {})
-
-
 @pytest.fixture(autouse=True)
-def masker(monkeypatch):
-    for module in ('tiles', 'predict'):
-        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
+def outside_of_slurm(finds_bright, monkeypatch):
     for name in parts.SLURM.values():
         monkeypatch.delenv(name, raising=False)
 
@@ -81,12 +66,9 @@ def part(model, images, out, i, n, write=WHAT, say=lambda done, of: None):
 
 
 @pytest.fixture(scope='module')
-def single(model, archive, tmp_path_factory):
+def single(model, finds_bright, archive, tmp_path_factory):
     out = tmp_path_factory.mktemp('single')/'out'
-    with pytest.MonkeyPatch.context() as patched:
-        for module in ('tiles', 'predict'):
-            patched.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
-        predict_folder(model, archive, out, .5, WHAT)
+    predict_folder(model, archive, out, .5, WHAT)
     return files(out)
 
 

@@ -1,7 +1,7 @@
 "Predictions for labelling tools: names that lead back, nothing of a person's written over, interrupted runs go on."
 import json, os
 from urllib.parse import parse_qs, urlsplit
-import numpy as np, pytest, tifffile, torch
+import numpy as np, pytest, tifffile
 from PIL import Image
 from bcd_fast.commands.importing import bcd_import
 from bcd_fast.commands.predict import bcd_predict
@@ -9,29 +9,12 @@ from bcd_fast.data.corrected import corrected_of, read_corrected
 from bcd_fast.exchange import entries
 from bcd_fast.exchange.exports import WRITERS
 from bcd_fast.exchange.label_studio import brush_mask
-from bcd_fast.masker.maskers import make_masker
-from bcd_fast.prediction.models import save_model
+
+pytestmark = pytest.mark.usefixtures('finds_bright')
 
 SHAPE = 32, 40
 NAMES = 'objects/north/7.png', 'objects/north/9.tif', 'objects/south/7.png', 'backgrounds/x.npy'
 FOLDERS = 'objects/north', 'objects/south', 'backgrounds'
-
-
-def bright(model, x):
-    "A masker that can be reckoned with."
-    return np.where(np.isnan(x[:, 0]), 0, x[:, 0]).astype(np.float32)
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    return save_model(tmp_path_factory.mktemp('model')/'model', make_masker('small', 4, 1), 32, {})
-
-
-@pytest.fixture(autouse=True)
-def masker(monkeypatch):
-    for module in ('tiles', 'predict'):
-        monkeypatch.setattr(f'bcd_fast.prediction.{module}.predict_batch', bright)
 
 
 def mask_of(i):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OUTPUTS', 'DAMAGED', 'CORNERS', 'GEO_TAGS', 'TIFF_HEADS', 'JPEG_2000', 'GEO_SAYS', 'RPC', 'WORLDS', 'PIXELS',
            'ON_EARTH', 'runs_of', 'run_lengths', 'from_run_lengths', 'compressed', 'expanded', 'regions', 'mean_score',
-           'coco_annotation', 'numbered', 'coco_annotations', 'coco_file', 'polygons', 'signed_area', 'polygon_area',
-           'turned', 'head_of', 'tag_value', 'tags_of', 'geo_tags', 'pixel_with', 'rasterio_place', 'tags_by_rasterio',
+           'coco_annotation', 'numbered', 'coco_annotations', 'coco_file', 'polygons', 'signed_area', 'turned',
+           'head_of', 'tag_value', 'tags_of', 'geo_tags', 'pixel_with', 'rasterio_place', 'tags_by_rasterio',
            'places_in', 'told_elsewhere', 'on_earth', 'check_somewhere', 'ground_pixel', 'map_coordinates',
            'Georeference', 'used', 'ground_reference', 'georeference', 'geojson_feature', 'unwound', 'one_turn',
            'on_map', 'Telling', 'geojson', 'tinted', 'overlay']
@@ -132,10 +132,6 @@ def signed_area(ring)->float: # of [x,y]
     "Area inside a closed outline; negative where it goes with the clock (y upwards)."
     x, y = (np.array(ring)-ring[0]).T # near zero, for coordinates of maps are large
     return float((x[:-1]*y[1:]-x[1:]*y[:-1]).sum()/2)
-
-def polygon_area(ring)->float: # of [x,y]
-    "Area inside a closed outline."
-    return abs(signed_area(ring))
 
 def turned(rings)->list: # [outer, hole, ...] of [x,y] -> the same
     "The outer border against the clock, holes with it."
