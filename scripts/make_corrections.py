@@ -12,7 +12,7 @@ FOLDER/corrections.csv has means over seeds, and how much of the way from no mas
 """
 import argparse, shutil, sys, time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from make_real import KEPT, TEST, TRAINED, call, commit, links, make_all, rows_in # first: torch reads what it sets
@@ -67,11 +67,19 @@ def true_masks(data):
 def chosen(job, folder):
     "Names of the pictures whose masks are learned from."
     if job.way == 'suggested':
-        first = job.out/'runs'/job.data.name/f'random_0_{job.seed}'/'model'
-        return [s.picture for s in suggest(first, folder, job.masks, job.seed)[0]]
+        return [s.picture for s in suggest(first_model(job), folder, job.masks, job.seed)[0]]
     names = sorted(true_masks(job.data))
     order = np.random.default_rng(100+job.seed).permutation(len(names))
     return [names[i] for i in order[:job.masks]]
+
+
+def first_model(job):
+    "The model that has seen no mask; trained anew where only its line is left."
+    first = replace(job, way='random', masks=0)
+    if not (first.run/'model').is_dir():
+        with run_folder(first) as folder:
+            train(first, folder)
+    return first.run/'model'
 
 
 def correct(job, folder):
@@ -97,6 +105,15 @@ def train(job, folder):
 
 
 @contextmanager
+def run_folder(job):
+    "An empty folder for the run, and one of links to the pictures that it is trained with."
+    shutil.rmtree(job.run, ignore_errors=True)
+    job.run.mkdir(parents=True)
+    with links(job.data, TRAINED) as folder:
+        yield folder
+
+
+@contextmanager
 def masks_kept(job, folder):
     "The corrected masks go to the folder of the run."
     yield
@@ -106,10 +123,8 @@ def masks_kept(job, folder):
 
 def make(job):
     "Make a run and score it: its line."
-    shutil.rmtree(job.run, ignore_errors=True)
-    job.run.mkdir(parents=True)
     start = time.perf_counter()
-    with links(job.data, TRAINED) as folder, masks_kept(job, folder):
+    with run_folder(job) as folder, masks_kept(job, folder):
         if job.masks:
             correct(job, folder)
         train(job, folder)

@@ -10,7 +10,10 @@ from conftest import SHORT
 from bcd_fast.core import InputError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'scripts'))
 import anomalib_peers  # noqa: E402
+import make_corrections as made  # noqa: E402
 import make_real as real  # noqa: E402
+
+FEW = [w for w in SHORT if not w.startswith('cluster.')]+['cluster.k=1'] # few pictures are one cluster
 
 
 def disc(rng, h, w):
@@ -181,12 +184,11 @@ def test_anomalib_program(data, tmp_path, monkeypatch):
 @pytest.fixture(scope='module')
 def scored(data, tmp_path_factory):
     "The package and its bound, trained by the command and scored: where, exit status, lines."
-    words = [w for w in SHORT if not w.startswith('cluster.')]+['cluster.k=1'] # few pictures are one cluster
     out = tmp_path_factory.mktemp('scored')
     with pytest.MonkeyPatch.context() as patched: # `test_not_run_again` has a process of its own
         patched.setattr(real, 'in_own_process', real.make)
         status, rows = run(data, out, '--own', 'package', 'supervised', '--peers', '--seeds', 0, '--show', 'discs',
-                           '--set', *words)
+                           '--set', *FEW)
     return SimpleNamespace(out=out, status=status, rows=rows)
 
 
@@ -214,3 +216,26 @@ def test_pictures_are_drawn_only_where_that_is_asked_for(job, scored, tmp_path, 
     assert not list(tmp_path.glob('real_*.png'))
     real.make(job('package', show=True))
     assert (tmp_path/'real_discs.png').is_file()
+
+
+@pytest.mark.slow
+def test_corrected_masks_are_random_suggested_or_alone(data, tmp_path):
+    "A line for each run; the model that has seen no mask comes back where only its line was kept."
+    def corrections(*words):
+        with pytest.raises(SystemExit) as e:
+            made.main(['--data', str(data), '--sets', 'discs', '--seeds', '0', '--out', str(tmp_path), *words,
+                       '--real', str(tmp_path/'real.csv'), '--set', *FEW])
+        return e.value.code, made.rows_in(tmp_path/'corrections.jsonl')
+    columns = dict(set='discs', method='supervised', iou=1., ap=1.)
+    pd.DataFrame([columns]).to_csv(tmp_path/'real.csv', index=False)
+    assert corrections('--masks', '0', '--ways', 'random')[0] == 0
+    shutil.rmtree(tmp_path/'runs')
+    status, rows = corrections('--masks', '0', '3')
+    assert status == 0
+    assert [(r['way'], r['masks']) for r in rows] == [('random', 0), ('random', 3), ('suggested', 3), ('alone', 3)]
+    for way in made.WAYS:
+        assert len(list((tmp_path/'runs/discs'/f'{way}_3_0'/'corrected').rglob('*.png'))) == 3
+    table = pd.read_csv(tmp_path/'corrections.csv').set_index(['way', 'masks'])
+    first, end = table.ap['random', 0], table.ap['alone', 3]
+    assert table.ap_of_way['random', 0] == 0
+    assert table.ap_of_way['alone', 3] == pytest.approx((end-first)/(1-first), abs=1e-3)
