@@ -236,7 +236,7 @@ CORRECTED = dict(random='random pictures', suggested='pictures of bcd_suggest', 
 MARKS = dict(random='o-', suggested='s-', alone='^:') # way -> of its line
 
 def read_corrections(path)->pd.DataFrame: # `corrections.csv` of `make_corrections.py` -> a row a set, way and number
-    "Scores after some masks were corrected; without a mask, suggested pictures are as random ones. Raises `InputError`."
+    "Scores by corrected masks; suggested pictures begin where random ones do. Raises `InputError` for another table."
     try:
         t = pd.read_csv(path)
         none = t[(t.way=='random')&(t.masks==0)]
