@@ -10,10 +10,11 @@ __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAI
            'scales_of', 'check_scales', 'check_sensors', 'margins', 'blockiness', 'roughness', 'traits', 'told_apart',
            'check_margins', 'still_region', 'about_place', 'check_places', 'quick_stage1', 'firmness', 'check_objects',
            'check_grounds', 'corners', 'compare_corners', 'check_match', 'Judge', 'was_taught', 'judge_in',
-           'check_judge', 'its_pictures', 'masks_by', 'with_its_masks', 'found_again', 'failing', 'failing_in_words',
-           'about_condition', 't_table', 'check_condition', 'margin_figure', 'check_stage1', 'read_sets', 'check_masks',
-           'check_files', 'check_colours', 'sizes_of', 'wrong_masks', 'check_corrected', 'check_used', 'check_windows',
-           'look_at', 'check_images', 'check_path', 'check_parser', 'check_page_target', 'bcd_check']
+           'check_judge', 'its_pictures', 'masks_by', 'with_its_masks', 'part_side', 'found_again', 'failing',
+           'failing_in_words', 'about_condition', 't_table', 'check_condition', 'margin_figure', 'check_stage1',
+           'read_sets', 'check_masks', 'check_files', 'check_colours', 'sizes_of', 'wrong_masks', 'check_corrected',
+           'check_used', 'check_windows', 'look_at', 'check_images', 'check_path', 'check_parser', 'check_page_target',
+           'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
 # first, since torch reads it when it is loaded
@@ -484,10 +485,18 @@ def with_its_masks(judge:Judge, found, ds, windows:Windows): # of `read_sets`; D
                         scale=ds.scale, rng=np.random.default_rng(windows.seed)) # as the data were cut
     return replace(ds, objects=ObjectImages(**cut))
 
+# %% ../../nbs/commands/00_check.ipynb #5c1e7a90
+def part_side(about:dict, pictures)->int: # of a model, of `Picture`
+    "The side of parts of pictures as the masker sees them: that of its training, or of the smallest picture."
+    if about['scale'] is None: # each has the side of its training
+        return about['size']
+    smallest = min(min(p.values.shape[1:]) for p in pictures)
+    return max(16, min(about['size'], int(about['scale']*smallest)))
+
 def found_again(judge:Judge, found, seed:int=0)->float: # of `read_sets` -> from 0 to 1
     "How much of its own cut-outs it finds on other backgrounds, in parts of pictures as it sees them."
     about, rng = judge.about, np.random.default_rng(seed)
-    windows, scale = Windows(about['size'], crops=4), about['scale']
+    windows, scale = Windows(part_side(about, [p for what in PILES for _, p in found[what]]), crops=4), about['scale']
     some = {what: [found[what][i] for i in rng.permutation(len(found[what]))[:ENOUGH]] for what in PILES}
     kept, _ = not_too_long({what: its_pictures(judge, of) for what, of in some.items()}, windows, scale)
     if not all(kept.values()):
