@@ -537,8 +537,8 @@ def about_condition(judge:Judge, rows, k:int)->Finding: # of `judge_clusters`; c
     which = ('lost' if judge.recovery<LOST else 'few' if not rows else 'unfit' if why else
              'taught' if judge.taught else 'fit')
     fails = '; '.join(failing_in_words(row) for row in rows if failing(row))
-    return told(ABOUT_CONDITION[which], model=judge.name, n=len(rows), k=k, why=why, fails=fails, least=LEAST,
-                r=judge.recovery, lost=LOST)
+    bounds = dict(least=LEAST, r=judge.recovery, lost=LOST)
+    return told(ABOUT_CONDITION[which], model=judge.name, n=len(rows), k=k, why=why, fails=fails, **bounds)
 
 # %% ../../nbs/commands/00_check.ipynb #277e6993
 T_TABLE = ('t of six changes of the masks of {model} in each cluster: {noticed:g} or more is asked for of empty masks, '
