@@ -18,7 +18,8 @@ if 'GOMP_SPINCOUNT' not in os.environ:
 
 # %% ../nbs/environment.ipynb #9d26354a
 warnings.filterwarnings('ignore', message='.*torch.jit.script.*', category=FutureWarning)
-os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
+if 'TORCH_CPP_LOG_LEVEL' not in os.environ:
+    os.environ['TORCH_CPP_LOG_LEVEL'] = 'ERROR'
 
 # %% ../nbs/environment.ipynb #78415328
 BROKEN = "fastai {fastai} does not work with plum-dispatch {plum}: type pip install -U 'fastai>=2.8.12'."

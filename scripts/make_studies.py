@@ -254,7 +254,8 @@ STUDIES = {n: (QUESTIONS[n], cases) for n, cases in CASES.items()}
 NEED_FILES = {'regions', 'regions_even', 'noise_regions', 'alone', 'third_rock', 'third_real', 'gains'}
 HELP = dict(share='make this part of the runs only and write nothing', set='more words of the command line',
             found='only runs that have been made before',
-            cases='only cases with this in their label; the others stay in the file as they are')
+            cases='only cases with this in their label; the others stay in the file as they are, and so do rows of '
+                  'other seeds with the same command')
 
 
 def words_of(case, seed, *more):
@@ -329,14 +330,22 @@ def make(job, more, out, tests): # more words of the command line, folder, seed 
     return row
 
 
+def with_earlier(runs, earlier):
+    "Runs sorted by seed; those of other seeds stay."
+    of_seed = {run['seed']: run for run in (*earlier, *runs)}
+    return [of_seed[seed] for seed in sorted(of_seed)]
+
+
 def write(study, rows, more, add): # label -> rows, more words of the command line
-    "Write the file of a study; with `add` its other cases stay."
+    "Write the file of a study; with `add` its other cases stay, and so do other seeds of the same command."
     file = TOP/f'nbs/results/studies/{study}.json'
     file.parent.mkdir(parents=True, exist_ok=True)
     cases = json.loads(file.read_text())['cases'] if add and file.is_file() else {}
     for label, runs in rows.items():
         command = shown(words_of(CASES[study][label], 'SEED', *more))
-        cases[label] = dict(command=command, runs=runs)
+        before = cases.get(label, {})
+        earlier = before['runs'] if before.get('command') == command else [] # others were made in another way
+        cases[label] = dict(command=command, runs=with_earlier(runs, earlier))
     said = dict(prediction=PREDICTIONS[study]) if study in PREDICTIONS else {}
     about = dict(study=study, question=QUESTIONS[study], **said, cases=cases)
     file.write_text(json.dumps(about, indent=1)+'\n')

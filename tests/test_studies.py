@@ -1,5 +1,5 @@
 "What the studies' scripts decide: which cases are meant, which runs are compared, and by whom clusters are judged."
-import sys
+import json, sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +52,37 @@ def test_a_lower_loss_with_a_higher_score_is_agreement():
     assert judged.rank(rows) == 1
     assert judged.rank([dict(r, iou=1-r['iou']) for r in rows]) == -1
     assert judged.rank([dict(loss=1, iou=0)]*3) is None
+
+
+SIZES = {str(s): [f'data.object_scale={s}'] for s in (1, .5)}
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    "Writes a study of two cases in an empty folder, as for runs of these seeds, and reads what is there."
+    monkeypatch.setattr(studies, 'TOP', tmp_path)
+    monkeypatch.setitem(studies.CASES, 'object_size', SIZES)
+
+    def again(labels, seeds, iou, more=(), add=True):
+        rows = {label: [dict(seed=s, iou=iou) for s in seeds] for label in labels}
+        studies.write('object_size', rows, more, add)
+        cases = json.loads((tmp_path/'nbs/results/studies/object_size.json').read_text())['cases']
+        return {label: [(r['seed'], r['iou']) for r in case['runs']] for label, case in cases.items()}
+    return again
+
+
+def test_rows_of_other_seeds_stay(stored):
+    assert stored(SIZES, [1, 3], .1) == {'1': [(1, .1), (3, .1)], '0.5': [(1, .1), (3, .1)]}
+    found = stored(['1'], [3, 0], .2)
+    assert found == {'1': [(0, .2), (1, .1), (3, .2)], '0.5': [(1, .1), (3, .1)]}  # by seed, and sorted
+
+
+def test_rows_of_another_command_go(stored):
+    stored(SIZES, [0, 1], .1)
+    found = stored(['1'], [2], .2, ['trainer.epochs=9'])
+    assert found == {'1': [(2, .2)], '0.5': [(0, .1), (1, .1)]}
+
+
+def test_all_cases_are_written_anew(stored):
+    stored(SIZES, [0, 1], .1)
+    assert stored(['0.5'], [2], .2, add=False) == {'0.5': [(2, .2)]}

@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['ABOUT_FILES', 'TO_DO', 'ABOUT_SENSORS', 'SCALES', 'QUANTILES', 'TRAITS', 'ABOUT_MARGINS', 'ABOUT_PLACES',
-           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'ABOUT_DRAWN', 'DESCRIPTION', 'HELP', 'NOT_THERE', 'PAGE_SAYS',
-           'told', 'check_equal', 'describe_set', 'check_numbers', 'sizes_apart', 'check_sizes', 'kind_in_words',
-           'counted', 'by_kind', 'check_kinds', 'gap', 'scales_of', 'check_scales', 'check_sensors', 'margins',
-           'blockiness', 'roughness', 'traits', 'told_apart', 'check_margins', 'still_region', 'about_place',
-           'check_places', 'quick_stage1', 'firmness', 'check_objects', 'check_grounds', 'corners', 'compare_corners',
-           'check_match', 'margin_figure', 'check_stage1', 'read_sets', 'check_masks', 'check_files', 'check_colours',
-           'sizes_of', 'wrong_masks', 'check_corrected', 'check_used', 'check_windows', 'check_images', 'check_path',
-           'check_parser', 'check_page_target', 'bcd_check']
+           'ABOUT_GROUNDS', 'MATCH', 'ABOUT_MATCH', 'JUDGE_SAYS', 'ASKED', 'ABOUT_CONDITION', 'T_TABLE', 'ABOUT_DRAWN',
+           'CROPS', 'READ', 'DESCRIPTION', 'HELP', 'NOT_THERE', 'PAGE_SAYS', 'told', 'check_equal', 'describe_set',
+           'check_numbers', 'sizes_apart', 'check_sizes', 'kind_in_words', 'counted', 'by_kind', 'check_kinds', 'gap',
+           'scales_of', 'check_scales', 'check_sensors', 'margins', 'blockiness', 'roughness', 'traits', 'told_apart',
+           'check_margins', 'still_region', 'about_place', 'check_places', 'quick_stage1', 'firmness', 'check_objects',
+           'check_grounds', 'corners', 'compare_corners', 'check_match', 'Judge', 'was_taught', 'judge_in',
+           'check_judge', 'its_pictures', 'masks_by', 'with_its_masks', 'part_side', 'found_again', 'failing',
+           'failing_in_words', 'about_condition', 't_table', 'check_condition', 'margin_figure', 'check_stage1',
+           'read_sets', 'check_masks', 'check_files', 'check_colours', 'sizes_of', 'wrong_masks', 'check_corrected',
+           'check_used', 'check_windows', 'look_at', 'check_images', 'check_path', 'check_parser', 'check_page_target',
+           'bcd_check']
 
 # %% ../../nbs/commands/00_check.ipynb #cefd144d
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from scipy.ndimage import find_objects, label
 from sklearn.ensemble import RandomForestClassifier
@@ -26,12 +29,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from ..core import InputError, attempt, check_apart, check_place, shown, write_whole
 from ..settings import Words, number
-from ..data.images import to_unit
+from ..data.images import PILES, BackgroundImages, ObjectImages, to_unit
 from ..data.formats import MOST_BANDS, SUFFIXES, all_gray
 from ..data.normalisation import BITS, NORMALISATIONS, as_read, some_pixels
-from bcd_fast.data.folders import (
-    FITS, Reading, Windows, equal_pictures, find_files, masks_of, pictures_dataset, read_files, read_masks,
-    same_channels)
+from ..data.folders import (
+    FITS, Reading, Windows, equal_pictures, find_files, masks_of, not_too_long, pictures_dataset, read_files,
+    read_masks, same_channels, stack_windows)
 from ..data.corrected import Drawn, corrected_folder, corrected_of, drawn_values, pictures_of
 from ..data.bags import drawn_in
 from ..data.datasets import DataConfig
@@ -39,12 +42,19 @@ from ..backgrounds.encoders import Autoencoder, describe, train_encoder
 from ..backgrounds.clusters import make_clusters
 from ..backgrounds.selection import stability
 from ..backgrounds.assignment import assign_clusters
+from ..backgrounds.stage1 import Clustered
 from ..divergences.patches import PatchEBSW
-from ..drawing.figures import cluster_grid, strips
+from ..drawing.figures import MASK_CMAP, cluster_grid, strips
 from ..drawing.pages import Finding, by_level, html_page, listed, worst
 from ..training.batches import counts_by_cluster
 from ..scoring.piles import check_piles
+from ..scoring.condition import LEAST, MORE, NOTICED, TOLERATED, judge_clusters, verdict
+from ..scoring.criterion import ENOUGH, LOST, recovery
+from ..prediction.models import load_model, model_folder
+from ..prediction.tiles import WholeImage
+from ..prediction.predict import for_model, predict_pictures
 from ..experiments.configs import colour_note
+from ..experiments.runs import AT_ONCE, settings_in
 
 # %% ../../nbs/commands/00_check.ipynb #8e67127f
 ABOUT_FILES = {
@@ -407,6 +417,149 @@ def check_match(ds, bg_c, obj_c, seed:int=0, most:int=200)->list: # Dataset, clu
     d, floor = np.average(d, weights=n), np.average(floor, weights=n)
     return [told(ABOUT_MATCH['fine' if d<max(3*floor, .1) else 'differ'], d=d, floor=floor)]
 
+# %% ../../nbs/commands/00_check.ipynb #2f0c6512
+@dataclass(frozen=True)
+class Judge:
+    "A masker by whose masks clusters are judged."
+    name: str # folder, as it was given
+    model: object # masker in evaluation mode
+    about: dict # contents of model.json
+    taught: bool = False # whether it was trained with the divergence of several clusters
+    recovery: float = 1. # of its masks, see `found_again`
+
+def was_taught(folder, clusters:dict)->bool: # of a model; what its model.json says of clusters
+    "Whether a masker was trained with the divergence of several clusters."
+    if clusters.get('k', 1)==1 or not clusters.get('used', True):
+        return False
+    try:
+        cfg, _ = settings_in(Path(folder).parent)
+    except InputError: # a model that travels alone
+        return True
+    return not cfg.supervised and cfg.trainer.div_weight>0
+
+def judge_in(folder)->Judge: # of a model, or of the run that made it
+    "The masker of a folder. Raises `InputError` where there is none."
+    inside = model_folder(folder)
+    model, about = load_model(inside)
+    return Judge(str(folder), model, about, was_taught(inside, about['clusters']))
+
+# %% ../../nbs/commands/00_check.ipynb #f104efff
+JUDGE_SAYS = dict(
+    channels='{model} was trained on pictures of {n} channel(s), and {path} is read with {found}: add --channels {n}, '
+             'or give a model that was trained on such pictures.',
+    nodata='pixels without data have the value {value:g} for {model}: add --nodata {value:g}, or give a model that '
+           'was trained on such pictures.')
+
+def check_judge(judge:Judge, found, path, reading:Reading)->None: # of `read_sets`; what messages call it
+    "Raise `InputError` unless pictures are read as those were that it was trained with."
+    n, value = judge.about['masker']['channels'], judge.about['nodata']
+    channels = len(found['objects'][0][1].values)
+    if n!=channels:
+        raise InputError(JUDGE_SAYS['channels'].format(model=judge.name, n=n, path=path, found=channels))
+    if value is not None and value!=reading.nodata:
+        raise InputError(JUDGE_SAYS['nodata'].format(model=judge.name, value=value))
+
+def its_pictures(judge:Judge, pictures)->list: # list of (number, Picture) -> the same
+    "Pictures in the numbers of its training pictures. Raises `InputError` for one that is not for it."
+    fitted = for_model([WholeImage(p) for _, p in pictures], judge.about)
+    return [(i, whole.picture) for (i, _), whole in zip(pictures, fitted)]
+
+# %% ../../nbs/commands/00_check.ipynb #9cc6e2b4
+def masks_by(judge:Judge, pictures)->list: # list of (number, Picture) -> of (number, (H,W) bool)
+    "Its masks of whole pictures, some at a time, cut at its threshold."
+    out = []
+    for start in range(0, len(pictures), AT_ONCE):
+        some = its_pictures(judge, pictures[start:start+AT_ONCE])
+        masks = predict_pictures(judge.model, judge.about, [p for _, p in some])
+        out += [(i, m>judge.about['threshold']) for (i, _), m in zip(some, masks)]
+    return out
+
+ASKED = 600 # object pictures: more say the same
+
+def with_its_masks(judge:Judge, found, ds, windows:Windows): # of `read_sets`; Dataset, how it was cut -> Dataset
+    "The data with its masks in the place of true ones; of many object pictures, some."
+    rng = np.random.default_rng(windows.seed)
+    some = [found['objects'][i] for i in np.sort(rng.permutation(len(found['objects']))[:ASKED])]
+    kept, _ = not_too_long(dict(found, objects=some, masks=masks_by(judge, some)), windows, ds.scale)
+    cut = stack_windows(kept['objects'], [m for _, m in kept['masks']], how=ds.normalisation, windows=windows,
+                        scale=ds.scale, rng=np.random.default_rng(windows.seed)) # as the data were cut
+    return replace(ds, objects=ObjectImages(**cut))
+
+# %% ../../nbs/commands/00_check.ipynb #5c1e7a90
+def part_side(about:dict, pictures)->int: # of a model, of `Picture`
+    "The side of parts of pictures as the masker sees them: that of its training, or of the smallest picture."
+    if about['scale'] is None: # each has the side of its training
+        return about['size']
+    smallest = min(min(p.values.shape[1:]) for p in pictures)
+    return max(16, min(about['size'], int(about['scale']*smallest)))
+
+def found_again(judge:Judge, found, seed:int=0)->float: # of `read_sets` -> from 0 to 1
+    "How much of its own cut-outs it finds on other backgrounds, in parts of pictures as it sees them."
+    about, rng = judge.about, np.random.default_rng(seed)
+    windows, scale = Windows(part_side(about, [p for what in PILES for _, p in found[what]]), crops=4), about['scale']
+    some = {what: [found[what][i] for i in rng.permutation(len(found[what]))[:ENOUGH]] for what in PILES}
+    kept, _ = not_too_long({what: its_pictures(judge, of) for what, of in some.items()}, windows, scale)
+    if not all(kept.values()):
+        return 0.
+    cut = [stack_windows(kept[what], [], how=about['normalisation'], windows=windows, scale=scale, rng=rng)
+           for what in PILES]
+    objects, backgrounds = (of(c['images'], valid=c['valid']) for of, c in zip((ObjectImages, BackgroundImages), cut))
+    return recovery(judge.model, objects, backgrounds, seed)
+
+# %% ../../nbs/commands/00_check.ipynb #1fec2323
+ABOUT_CONDITION = dict(
+    fit=Finding('fine', 'condition', '{n} of {k} clusters were judged by the masks of {model}, and are fit: '
+                'counterfactuals get worse when masks do. With recipe=fast leave cluster.k as it is, or set '
+                'cluster.k={k}.'),
+    taught=Finding('note', 'condition', '{n} of {k} clusters were judged by the masks of {model}, and seem fit, but it '
+                   'was trained with the divergence of several clusters, which makes unfit ones look fit: give a model '
+                   'that was trained with recipe=whole, cluster.k=1 or trainer.div_weight=0.'),
+    unfit=Finding('warning', 'condition', '{n} of {k} clusters were judged by the masks of {model}: {why}. What fails: '
+                  '{fails}. One cluster is better: with recipe=fast set cluster.k=1.'),
+    few=Finding('note', 'condition', 'there are too few images for {model} to judge clusters: one must have {least} '
+                'object images and {least} backgrounds, and the others {least} object images. Add images; until then '
+                'set cluster.k=1 with recipe=fast.'),
+    lost=Finding('note', 'condition', '{model} cannot judge clusters: its cut-outs, set on other backgrounds, are not '
+                 'found again (recovery {r:.2f}, at least {lost} is needed), and masks of nothing tell nothing. Give a '
+                 'model with better masks.'))
+
+def failing(row)->list: # of `judge_clusters` -> changes of the masks
+    "What is against a cluster, by the bounds of `verdict`."
+    return ['empty']*(row['empty']<NOTICED)+[name for name in MORE if row[name]<TOLERATED]
+
+def failing_in_words(row)->str: # of `judge_clusters`
+    "What is against a cluster, in words."
+    return f'cluster {row["cluster"]} by '+', '.join(f'{name} (t={row[name]:.1f})' for name in failing(row))
+
+def about_condition(judge:Judge, rows, k:int)->Finding: # of `judge_clusters`; clusters
+    "Whether the clusters are fit, or one is better."
+    why = verdict(rows)
+    which = ('lost' if judge.recovery<LOST else 'few' if not rows else 'unfit' if why else
+             'taught' if judge.taught else 'fit')
+    fails = '; '.join(failing_in_words(row) for row in rows if failing(row))
+    bounds = dict(least=LEAST, r=judge.recovery, lost=LOST)
+    return told(ABOUT_CONDITION[which], model=judge.name, n=len(rows), k=k, why=why, fails=fails, **bounds)
+
+# %% ../../nbs/commands/00_check.ipynb #277e6993
+T_TABLE = ('t of six changes of the masks of {model} in each cluster: {noticed:g} or more is asked for of empty masks, '
+           '{tolerated:g} or more of {more}')
+
+def t_table(rows, images:Clustered, k:int): # of `judge_clusters`, clusters -> DataFrame
+    "A row for each cluster, also for those that have too few images to be judged."
+    counts = {'object images': images.object_clusters, 'backgrounds': images.background_clusters}
+    seen = pd.DataFrame({name: np.bincount(of, minlength=k) for name, of in counts.items()})
+    t = pd.DataFrame(rows).set_index('cluster').map('{:.1f}'.format)
+    t['fails'] = [', '.join(failing(row)) or 'nothing' for row in rows]
+    t = t.reindex(range(k), fill_value='')
+    t.loc[t.fails=='', 'fails'] = 'not judged: too few images'
+    return seen.join(t).rename_axis('cluster')
+
+def check_condition(judge:Judge, images:Clustered, k:int)->tuple: # object images with its masks, clusters
+    "Finding and table (heading -> DataFrame) of whether several clusters are fit, or one is better."
+    rows = judge_clusters(images, images.objects.masks) if judge.recovery>=LOST else []
+    heading = T_TABLE.format(model=judge.name, noticed=NOTICED, more=' and '.join(MORE), tolerated=TOLERATED)
+    return [about_condition(judge, rows, k)], {heading: t_table(rows, images, k)} if rows else {}
+
 # %% ../../nbs/commands/00_check.ipynb #998a0fc2
 def margin_figure(ds): # Dataset -> figure
     "Mean brightness of the margins of both sets."
@@ -419,17 +572,20 @@ def margin_figure(ds): # Dataset -> figure
     ax.legend()
     return fig
 
-def check_stage1(ds, seed:int)->tuple: # list of Finding, caption -> figure
+def check_stage1(ds, seed:int, judge:Judge=None)->tuple: # list of Finding, heading -> table, caption -> figure
     "The checks that need clusters."
     if len(ds.backgrounds)<40:
-        return [told(ABOUT_GROUNDS['few'], n=len(ds.backgrounds))], {}
+        few = [about_condition(judge, [], 0)] if judge else []
+        return [told(ABOUT_GROUNDS['few'], n=len(ds.backgrounds)), *few], {}, {}
     def some(d):
         return d.subset(np.random.default_rng(seed).permutation(len(d))[:1200])
     ds = replace(ds, objects=some(ds.objects), backgrounds=some(ds.backgrounds))
     z, km, bg_c, obj_c = quick_stage1(ds, seed=seed)
-    found = [*check_grounds(z, km.n_clusters, bg_c, obj_c, seed), *check_match(ds, bg_c, obj_c, seed)]
-    return found, {'Kinds of ground that were found': cluster_grid(ds.backgrounds.images, bg_c),
-                   'Object images on these grounds': cluster_grid(ds.objects.images, obj_c)}
+    images, k = Clustered(ds.objects, ds.backgrounds, obj_c, bg_c), km.n_clusters
+    judged, tables = check_condition(judge, images, k) if judge else ([], {})
+    found = [*check_grounds(z, k, bg_c, obj_c, seed), *check_match(ds, bg_c, obj_c, seed), *judged]
+    return found, tables, {'Kinds of ground that were found': cluster_grid(ds.backgrounds.images, bg_c),
+                           'Object images on these grounds': cluster_grid(ds.objects.images, obj_c)}
 
 # %% ../../nbs/commands/00_check.ipynb #64638156
 def read_sets(path, reading:Reading=Reading() # folder or table; how files become pictures
@@ -523,34 +679,52 @@ def check_used(path)->list: # as for `read_sets` -> of Finding
     return [told(ABOUT_DRAWN['use'], **n)]
 
 # %% ../../nbs/commands/00_check.ipynb #5e3cb3e9
-def check_windows(ds, seed:int=0)->tuple: # Dataset -> list of Finding, caption -> figure
+def check_windows(ds, seed:int=0, # Dataset
+                  judge:Judge=None # whose masks it holds
+                 )->tuple: # list of Finding, heading -> table, caption -> figure
     "The checks of what a training would see."
     rows = [('with an object', ds.objects.images[:10], 'gray'), ('without', ds.backgrounds.images[:10], 'gray')]
+    rows[1:1] = [('mask of\nthe model', ds.objects.masks[:10], MASK_CMAP)] if judge else []
     pictures = {'Both sets': strips(rows),
                 'Brightness of the margins': margin_figure(ds)}
-    found, more = check_stage1(ds, seed)
-    return [*check_margins(ds, seed=seed), *check_places(ds), *found], pictures|more
+    found, tables, more = check_stage1(ds, seed, judge)
+    return [*check_margins(ds, seed=seed), *check_places(ds), *found], tables, pictures|more
 
 # %% ../../nbs/commands/00_check.ipynb #8609604c
+CROPS = 4 # windows of a picture
+READ = 'What was read'
+
+def look_at(path, reading:Reading, windows:Windows, # folder or table; how its pictures are read and cut
+            judge:Judge=None # whose masks are to judge clusters
+           )->tuple: # list of `Finding`, heading -> table, caption -> figure
+    "Look at images as training would. Raises `InputError` when nothing can be read, or is not for the judge."
+    found, messages = read_sets(path, reading)
+    findings = [*check_files(found, messages), *check_colours(path, reading), *check_masks(path, found),
+                *check_corrected(path, found), *check_used(path)]
+    tables = {READ: pd.DataFrame({w: describe_set(f) for w, f in found.items()})}
+    try:
+        found = same_channels(found, str(path), reading)
+        ds = pictures_dataset(found, str(path), windows)
+    except InputError as e:
+        return [*findings, Finding('problem', 'reading', str(e))], tables, {}
+    if judge:
+        check_judge(judge, found, path, reading)
+        judge = replace(judge, recovery=found_again(judge, found, windows.seed))
+        ds = with_its_masks(judge, found, ds, windows)
+    more, of_clusters, pictures = check_windows(ds, windows.seed, judge)
+    more += check_piles(found, windows.seed)
+    findings += [Finding('note', 'reading', f'recipe=fast: {m}') for m in ds.unreadable]
+    reads = Finding('fine', 'reading', f'{ds.pictures.splitlines()[0]}.')
+    return [*findings, reads, *more], tables|of_clusters, pictures
+
 def check_images(path, # folder with objects/ and backgrounds/, or CSV table
                  size:int=64, channels:int=None, normalise:str='auto', # as for `read_folder`
                  nodata:float=None, key:str=None, fit:str='scale', # as for `read_folder`
                  seed:int=0)->tuple: # list of `Finding`, table, caption -> figure
     "Look at images as training would. Raises `InputError` when nothing can be read."
-    reading = Reading(channels, nodata, key)
-    found, messages = read_sets(path, reading)
-    findings = [*check_files(found, messages), *check_colours(path, reading), *check_masks(path, found),
-                *check_corrected(path, found), *check_used(path)]
-    table = pd.DataFrame({w: describe_set(f) for w, f in found.items()})
-    try:
-        found = same_channels(found, str(path), reading)
-        ds = pictures_dataset(found, str(path), Windows(size, normalise, fit, crops=4, seed=seed))
-    except InputError as e:
-        return [*findings, Finding('problem', 'reading', str(e))], table, {}
-    more, pictures = check_windows(ds, seed)
-    more += check_piles(found, seed)
-    findings += [Finding('note', 'reading', f'recipe=fast: {m}') for m in ds.unreadable]
-    return [*findings, Finding('fine', 'reading', f'{ds.pictures.splitlines()[0]}.'), *more], table, pictures
+    windows = Windows(size, normalise, fit, crops=CROPS, seed=seed)
+    findings, tables, pictures = look_at(path, Reading(channels, nodata, key), windows)
+    return findings, tables[READ], pictures
 
 # %% ../../nbs/commands/00_check.ipynb #7215f747
 DESCRIPTION = 'Look at images before training: prints what was found and writes it as a page with pictures.'
@@ -558,7 +732,9 @@ HELP = dict(
     size='side of the squares of recipe=fast (default: 64)',
     channels='1 gray, 3 colour, or a number of bands (default: what the files hold)',
     normalise='how numbers become grays (default: auto)',
-    fit='windows at one common scale, or each central square (default: scale)')
+    fit='windows at one common scale, or each central square (default: scale)',
+    model='folder of a model, or of the run that made it: its masks judge whether several clusters are fit, or one '
+          'is better')
 NOT_THERE = '{path} is not there: give a folder with objects/ and backgrounds/, or a CSV table.'
 
 def check_path(path)->None: # folder or table
@@ -573,10 +749,11 @@ def check_parser()->Words:
     p.add_argument('--out', default='bcd_check.html', help='the page (default: bcd_check.html)')
     p.add_argument('--size', type=number(int, least=16), default=64, metavar='PIXELS', help=HELP['size'])
     p.add_argument('--channels', type=number(int, least=1, most=MOST_BANDS), metavar='NUMBER', help=HELP['channels'])
-    p.add_argument('--normalise', choices=('auto', *NORMALISATIONS), help=HELP['normalise'])
+    p.add_argument('--normalise', choices=('auto', *NORMALISATIONS), default='auto', help=HELP['normalise'])
     p.add_argument('--key', help='HDF5: name of the data set')
-    p.add_argument('--fit', choices=FITS, help=HELP['fit'])
+    p.add_argument('--fit', choices=FITS, default='scale', help=HELP['fit'])
     p.add_argument('--nodata', type=number(float), metavar='VALUE', help='value of pixels without data')
+    p.add_argument('--model', metavar='RUN', help=HELP['model'])
     return p
 
 # %% ../../nbs/commands/00_check.ipynb #cd052223
@@ -601,10 +778,11 @@ def bcd_check(words=None # of the command line
         check_path(a.path)
         check_place(a.out)
         check_page_target(a.out, a.path)
-        how = {k: v for k, v in vars(a).items() if k not in ('path','out') and v is not None}
-        findings, table, pictures = check_images(a.path, **how)
-        page = html_page(f'bcd_check: {Path(a.path).name}', {'What was read': table}, findings, pictures)
+        judge = judge_in(a.model) if a.model else None
+        windows = Windows(a.size, a.normalise, a.fit, crops=CROPS)
+        findings, tables, pictures = look_at(a.path, Reading(a.channels, a.nodata, a.key), windows, judge)
+        page = html_page(f'bcd_check: {Path(a.path).name}', tables, findings, pictures)
         write_whole(a.out, page.encode())
-        print(table.to_string(), *by_level(findings), shown(a.out), sep='\n')
+        print(tables[READ].to_string(), *by_level(findings), shown(a.out), sep='\n')
         return int(worst(findings) in ('problem','warning'))
     return attempt(look)

@@ -13,9 +13,9 @@ from pathlib import Path
 from ..core import attempt, only_one, say_line, shown, tell
 from ..settings import Words, number
 from ..data.corrected import corrected_folder, pictures_of
+from ..prediction.models import model_folder
 from ..review.session import Masker, Review, listed, suggested
 from ..review.server import Server
-from .eval import model_folder
 from .predict import show_progress
 
 

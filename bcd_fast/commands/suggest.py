@@ -14,8 +14,8 @@ from pathlib import Path
 from ..core import attempt, check_apart, check_place, shown, tell, write_whole
 from ..settings import Words, number
 from ..data.corrected import pictures_of, sharing
+from ..prediction.models import model_folder
 from ..prediction.suggestions import suggest, waiting_pictures
-from .eval import model_folder
 from .predict import show_progress
 
 # %% ../../nbs/commands/06_suggest.ipynb #59bdb4af

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'OLDER', 'NEW', 'FIELDS', 'SAY', 'MOST_BYTES', 'FileNumbers', 'Threshold', 'digest_of', 'write_about',
            'save_model', 'wrong', 'check_fields', 'check_ranges', 'check_curve', 'check_learned', 'only_once', 'finite',
            'read_json', 'check_digest', 'read_about', 'check_architecture', 'shapes_of', 'read_weights',
-           'check_weights', 'load_model', 'threshold_of']
+           'check_weights', 'load_model', 'model_folder', 'threshold_of']
 
 # %% ../../nbs/prediction/00_models.ipynb #f0d2c39e
 import hashlib, json, math, platform, reprlib, torch
@@ -263,6 +263,13 @@ def load_model(folder)->tuple: # masker in evaluation mode, contents of model.js
     model.load_state_dict(state)
     model = with_finish(model.eval(), Finish(**{name: about[name] for name in asdict(Finish())}))
     return set_precision(model), about
+
+# %% ../../nbs/prediction/00_models.ipynb #fb035661
+def model_folder(folder)->Path: # of a model, or of the run that made it
+    "Where the model files are."
+    folder = Path(folder)
+    inside = (folder/'model/model.json').is_file() and not (folder/'model.json').is_file()
+    return folder/'model' if inside else folder
 
 # %% ../../nbs/prediction/00_models.ipynb #68626320
 def threshold_of(folder, # of a model
