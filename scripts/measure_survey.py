@@ -1,7 +1,7 @@
 """Measure what a survey costs: whole processes on made data, a row each in nbs/results/survey.json.
 
     python scripts/measure_survey.py                     # everything; hours on two cores, and 5 GB below --work
-    python scripts/measure_survey.py --only scene        # scene, archive, files or waterfall
+    python scripts/measure_survey.py --only scene        # start, waterfall, archive, files or scene
     python scripts/measure_survey.py --quick --out FILE  # tiny sizes, to see that it works
 
 Each row is one command in a process of its own under GNU time, which tells elapsed seconds, processor seconds and the
@@ -13,6 +13,7 @@ models of whole pictures do.
 """
 import argparse, json, os, re, subprocess, sys, tempfile, time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from bcd_fast import environment, __version__ # noqa: F401 - first: torch reads it when it is loaded
@@ -106,10 +107,11 @@ def make_line(path, pings):
             f.write(xtf_ping(sides, i, at=(11.5, 54+i*1e-6)))
 
 
-def train(masker, steps):
+@cache
+def trained(masker, steps):
     "A masker of the usual size that has learned the made objects from true masks."
     torch.manual_seed(0)
-    model, side = make_masker(masker), 3*CELL
+    model, side = make_masker(masker), 2*CELL
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
     for i in range(steps):
         x, m = zip(*(picture([9, i, j], side) for j in range(2)))
@@ -119,6 +121,12 @@ def train(masker, steps):
         loss.backward()
         optimizer.step()
     return model.eval()
+
+
+def model_in(work, sizes, masker='fast'):
+    "The folder of a model."
+    model = trained(masker, sizes.steps)
+    return save_model(work/'model', model, CELL, {}, Threshold(.5, finish=MASKERS[masker]))
 
 
 # whole processes
@@ -194,12 +202,12 @@ def hits(annotations, side):
 
 def scene(work, sizes, side, masker):
     "A scene as one file: probabilities alone, then all that is made of them."
-    path = work/'scene.tif'
+    path, model = work/'scene.tif', model_in(work, sizes, masker)
     make_scene(path, side)
     about = dict(side=side, masker=masker, megapixels=side**2/1e6, bytes_in=path.stat().st_size)
     for name, write in (('probabilities', ['probabilities']), ('all', ALL)):
         out = work/f'out_{name}'
-        row = about | call('bcd_predict', work/masker, path, '--out', out, '--write', *write) | bytes_in(out)
+        row = about | call('bcd_predict', model, path, '--out', out, '--write', *write) | bytes_in(out)
         row |= dict(what=f'scene {name}', megapixels_per_s=about['megapixels']/row['seconds'])
         if name == 'all':
             found = json.loads((out/ANNOTATIONS).read_text())['annotations']
@@ -209,12 +217,12 @@ def scene(work, sizes, side, masker):
 
 def archive(work, sizes):
     "Many pictures: in one run on a core, in one on all, in two parts one after the other and at once, joined."
-    n, side = sizes.archive
+    model, (n, side) = model_in(work, sizes), sizes.archive
     make_pictures(work/'in', n, side)
     about = dict(pictures=n, side=side, masker='fast', megapixels=n*side**2/1e6,
                  bytes_in=sum(p.stat().st_size for p in (work/'in').iterdir()))
-    words = lambda out, *more: ['bcd_predict', work/'fast', work/'in', '--out', work/out, '--write', 'masks', 'geojson',
-                                'coco', *more]
+    words = lambda out, *more: ['bcd_predict', model, work/'in', '--out', work/out, '--write', 'masks', 'geojson', 'coco',
+                                *more]
     rate = lambda seconds: dict(seconds=seconds, megapixels_per_s=about['megapixels']/seconds)
     one, every = call(*words('one'), cores=[0]), call(*words('every'))
     for what, row in (('archive on one core', one), ('archive on all cores', every)):
@@ -238,12 +246,18 @@ def summed(costs):
 def files(work, sizes, n):
     "Small pictures: what every file costs, what a part takes to look through all of them, and what joining takes."
     make_pictures(work/'in', n, 64)
-    words = ['bcd_predict', work/'fast', work/'in', '--write', 'masks', 'coco', '--out']
+    words = ['bcd_predict', model_in(work, sizes), work/'in', '--write', 'masks', 'coco', '--out']
     about = dict(pictures=n, side=64, masker='fast', megapixels=n*64**2/1e6)
     yield about | call(*words, work/'few', '--part', f'1/{100*n}', cores=[0]) | dict(what='files looked through')
     costs, seconds = together(*([*words, work/'out', '--part', f'{i}/2'] for i in (1, 2)))
     yield about | summed(costs) | dict(what='files in two parts at once', seconds=seconds)
-    yield about | call('bcd_predict', '--merge', work/'out', cores=[0]) | dict(what='files joined') | bytes_in(work/'out')
+    merged = call('bcd_predict', '--merge', work/'out', cores=[0])
+    yield about | merged | dict(what='files joined') | bytes_in(work/'out')
+
+
+def start(work, sizes):
+    "What a process takes before it does anything."
+    yield call('bcd_predict', '--help', cores=[0]) | dict(what='start')
 
 
 def waterfall(work, sizes, pings):
@@ -259,7 +273,7 @@ def waterfall(work, sizes, pings):
 
 def groups(sizes):
     "What is measured: name -> a function of a folder."
-    found = {f'waterfall {n}': (waterfall, n) for n in sizes.pings}
+    found = dict(start=(start,)) | {f'waterfall {n}': (waterfall, n) for n in sizes.pings}
     found |= dict(archive=(archive,)) | {f'files {n}': (files, n) for n in sizes.files}
     return found | {f'scene {side} {masker}': (scene, side, masker) for side, masker in sizes.scenes}
 
@@ -281,11 +295,11 @@ def save(path, rows, sizes):
 
 def arguments(words):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--only', nargs='+', metavar='NAME', default=['waterfall', 'archive', 'files', 'scene'],
+    p.add_argument('--only', nargs='+', metavar='NAME', default=['start', 'waterfall', 'archive', 'files', 'scene'],
                    help='groups whose name begins so, such as scene, or "scene 5000"')
     p.add_argument('--quick', action='store_true', help='tiny sizes; --out must be given')
     p.add_argument('--out', type=Path, metavar='FILE', help=f'default: {RESULTS.name} of the results')
-    p.add_argument('--work', metavar='DIR', help='where made data and outputs lie for a while (default: a temporary one)')
+    p.add_argument('--work', metavar='DIR', help='folder for made data and outputs, for a while (default: a temporary one)')
     a = p.parse_args(words)
     if a.quick and a.out is None:
         p.error('--quick wants --out: its rows do not belong to the results.')
@@ -294,16 +308,13 @@ def arguments(words):
 
 def main(words=None):
     a = arguments(words)
-    path, sizes, models = a.out or RESULTS, QUICK if a.quick else Sizes(), None
+    path, sizes = a.out or RESULTS, QUICK if a.quick else Sizes()
     about = dict(machine=platform_text(), torch=torch.__version__, version=__version__, commit=commit())
     for name, (measure, *args) in groups(sizes).items():
         rows = read(path)
         if not name.startswith(tuple(a.only)) or any(r['group'] == name for r in rows):
             continue
         with tempfile.TemporaryDirectory(dir=a.work) as work:
-            models = models or {m: train(m, sizes.steps) for m in MASKERS}
-            for masker, finish in MASKERS.items():
-                save_model(Path(work)/masker, models[masker], CELL, {}, Threshold(.5, finish=finish))
             when = dict(when=time.strftime('%Y-%m-%d %H:%M'))
             for row in measure(Path(work), sizes, *args):
                 rows.append(dict(group=name) | row | about | when)
