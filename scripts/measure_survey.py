@@ -221,8 +221,8 @@ def archive(work, sizes):
     make_pictures(work/'in', n, side)
     about = dict(pictures=n, side=side, masker='fast', megapixels=n*side**2/1e6,
                  bytes_in=sum(p.stat().st_size for p in (work/'in').iterdir()))
-    words = lambda out, *more: ['bcd_predict', model, work/'in', '--out', work/out, '--write', 'masks', 'geojson', 'coco',
-                                *more]
+    given = '--write', 'masks', 'geojson', 'coco'
+    words = lambda out, *more: ['bcd_predict', model, work/'in', '--out', work/out, *given, *more]
     rate = lambda seconds: dict(seconds=seconds, megapixels_per_s=about['megapixels']/seconds)
     one, every = call(*words('one'), cores=[0]), call(*words('every'))
     for what, row in (('archive on one core', one), ('archive on all cores', every)):
@@ -299,7 +299,7 @@ def arguments(words):
                    help='groups whose name begins so, such as scene, or "scene 5000"')
     p.add_argument('--quick', action='store_true', help='tiny sizes; --out must be given')
     p.add_argument('--out', type=Path, metavar='FILE', help=f'default: {RESULTS.name} of the results')
-    p.add_argument('--work', metavar='DIR', help='folder for made data and outputs, for a while (default: a temporary one)')
+    p.add_argument('--work', metavar='DIR', help='folder for what is made (default: a temporary one)')
     a = p.parse_args(words)
     if a.quick and a.out is None:
         p.error('--quick wants --out: its rows do not belong to the results.')
@@ -309,9 +309,15 @@ def arguments(words):
 def main(words=None):
     a = arguments(words)
     path, sizes = a.out or RESULTS, QUICK if a.quick else Sizes()
-    about = dict(machine=platform_text(), torch=torch.__version__, version=__version__, commit=commit())
+    measure_all(path, sizes, a)
+
+
+def measure_all(path, sizes, a):
+    "Add the rows that are not there; quick ones make room for others of their kind."
+    about = dict(machine=platform_text(), torch=torch.__version__, version=__version__, commit=commit(), quick=a.quick)
     for name, (measure, *args) in groups(sizes).items():
-        rows = read(path)
+        rows, kind = read(path), name.split()[0]
+        rows = [r for r in rows if a.quick or not (r['quick'] and r['group'].split()[0] == kind)]
         if not name.startswith(tuple(a.only)) or any(r['group'] == name for r in rows):
             continue
         with tempfile.TemporaryDirectory(dir=a.work) as work:
