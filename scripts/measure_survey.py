@@ -43,7 +43,7 @@ class Sizes:
     "How much is measured."
     scenes: tuple = ((5000, 'fast'), (10000, 'fast'), (20000, 'fast'), (5000, 'even')) # side, masker
     archive: tuple = (200, 1024) # pictures, side
-    files: tuple = (2000, 10000) # small pictures
+    files: tuple = (2000, 20000) # small pictures
     pings: tuple = (12500, 50000) # of 4,000 samples of 16 bits
     steps: int = 300 # of a masker
 
