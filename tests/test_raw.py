@@ -1,6 +1,7 @@
 "Raw side-scan files become pictures with places; damaged ones end in a sentence. The files are written here."
 import json, math, struct, subprocess, sys, tracemalloc, warnings
 import numpy as np, pytest, tifffile, torch
+from xtf_files import xtf_head, xtf_ping
 from bcd_fast.commands.predict import bcd_predict
 from bcd_fast.commands.waterfall import bcd_waterfall, regions_on_the_ground
 from bcd_fast.core import InputError
@@ -13,37 +14,6 @@ from bcd_fast.raw.waterfalls import RAW_SUFFIXES, read_sidecar, rows_of, survey
 
 pytest.importorskip('pyxtf')
 known = pytest.importorskip('sonarlight.sonar_class')
-
-
-def xtf_head(channels=(1, 2), size=2, units=3, frequencies=(100, 500)):
-    "1024 bytes, by the description of the format."
-    head = bytearray(1024)
-    head[0], head[1] = 123, 1
-    struct.pack_into('<HH', head, 164, units, len(channels))
-    for i, kind in enumerate(channels):
-        struct.pack_into('<BBHHHI', head, 256+128*i, kind, i, 0, 0, size, 0)
-        struct.pack_into('<f', head, 256+128*i+32, frequencies[i//2])
-    return bytes(head)
-
-
-def xtf_ping(sides, number=0, at=(11.5, 54.25), reach=50., numbers=None, weight=0):
-    "A packet of arrays, one a channel."
-    head = bytearray(256)
-    size = 256+sum(64+a.nbytes for a in sides)
-    struct.pack_into('<HBBHHHI', head, 0, 0xFACE, 0, 0, len(sides), 0, 0, size)
-    struct.pack_into('<HBBBBBB', head, 14, 2021, 3, 4, 5, 6, number % 60, 0)
-    struct.pack_into('<I', head, 28, number)
-    struct.pack_into('<dd', head, 160, at[1], at[0])
-    struct.pack_into('<f', head, 196, 10.)
-    struct.pack_into('<f', head, 212, 90.)
-    out = [bytes(head)]
-    for i, a in enumerate(sides):
-        c = bytearray(64)
-        struct.pack_into('<HHf', c, 0, i if numbers is None else numbers[i], 0, reach)
-        struct.pack_into('<I', c, 42, len(a))
-        struct.pack_into('<h', c, 58, weight)
-        out += [bytes(c), a.tobytes()]
-    return b''.join(out)
 
 
 def jsf_side(samples, channel, number=0, subsystem=20, at=(11.5, 54.25), **more):

@@ -12,7 +12,6 @@ import numpy as np, torch, torch.nn.functional as F
 from dataclasses import dataclass
 from functools import partial
 from scipy.ndimage import label, maximum
-from torchvision.transforms.functional import gaussian_blur
 
 # %% ../../nbs/masker/02_refinement.ipynb #6948a8a6
 BINS = 24
@@ -22,7 +21,11 @@ FLOOR = .02 # of the counts, spread over all bins
 
 def blurred(x, sigma:float)->torch.Tensor: # (B,C,H,W), pixels
     "A Gaussian blur."
-    return gaussian_blur(x, 2*int(3*sigma+.5)+1, sigma)
+    r, c = int(3*sigma+.5), x.shape[1]
+    bell = torch.exp(-.5*(torch.linspace(-r, r, 2*r+1, dtype=x.dtype, device=x.device)/sigma).square())
+    bell = bell/bell.sum()
+    kernel = torch.mm(bell[:,None], bell[None]).expand(c, 1, -1, -1)
+    return F.conv2d(F.pad(x, (r,)*4, mode='reflect'), kernel, groups=c)
 
 def places(v)->tuple: # (B,P) numbers -> (B,P) lower bins, (B,P) shares of the upper ones
     "Where numbers fall between the bins of their row."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BLOCK', 'SAY', 'SMALL', 'halo_of', 'spans', 'with_halo', 'scaled', 'block_sides', 'to_masker', 'from_masker',
            'predict_batch', 'predict_block', 'WholeImage', 'piece_size', 'Pieces', 'TiffRows', 'in_rows', 'by_rows',
-           'rows_of', 'tiff_sources', 'open_images', 'normalised', 'cut_block', 'workers_of', 'Banded', 'predict_bands',
-           'predict_whole', 'cut_tiles', 'tiles_of_bands', 'write_tiff']
+           'rows_of', 'tiff_sources', 'open_images', 'normalised', 'cut_block', 'workers_of', 'Banded', 'filled_in',
+           'predict_bands', 'predict_whole', 'cut_tiles', 'tiles_of_bands', 'write_tiff']
 
 # %% ../../nbs/prediction/01_tiles.ipynb #3e50026a
 import math, numpy as np, tifffile, torch
@@ -281,21 +281,21 @@ class Banded:
     halo: int # pixels of the file
     columns: list # of (start, end) of the blocks
     def block(self, band:Picture, inside:slice, # rows with their halo; those without it
-              c:int, d:int)->tuple: # columns -> the same, (rows,d-c) float32 in [0,1]
-        "The mask of one block."
+              c:int, d:int, out)->None: # columns, (rows,W) float32
+        "Write the mask of one block into that of its band."
         c0, c1 = with_halo(c, d, self.source.shape[1], self.halo)
         x = normalised(cut_block(band, c0, c1), self.normalisation)
-        return c, d, predict_block(self.model, x, self.scale)[inside, c-c0:d-c0]
-    def begin(self, pool, band:Picture, inside:slice)->list: # of futures
+        out[:, c:d] = predict_block(self.model, x, self.scale)[inside, c-c0:d-c0]
+    def begin(self, pool, band:Picture, inside:slice)->tuple: # futures, (rows,W) float32 that they fill
         "Hand the blocks of a band to the threads."
-        return [pool.submit(self.block, band, inside, c, d) for c, d in self.columns]
-    def joined(self, a:int, b:int, tasks)->tuple: # rows; of `begin` -> first row, (b-a,W) float32
-        "The mask of a band when its blocks are done."
-        out = np.empty((b-a, self.source.shape[1]), np.float32)
-        for t in tasks:
-            c, d, m = t.result()
-            out[:, c:d] = m
-        return a, out
+        out = np.empty((inside.stop-inside.start, self.source.shape[1]), np.float32)
+        return [pool.submit(self.block, band, inside, c, d, out) for c, d in self.columns], out
+
+def filled_in(tasks, out)->np.ndarray: # of `begin` -> (rows,W) float32 in [0,1]
+    "The mask of a band when its blocks are done. Raises what went wrong in one."
+    for t in tasks:
+        t.result()
+    return out
 
 # %% ../../nbs/prediction/01_tiles.ipynb #421cb2bf
 def predict_bands(model, source, # `WholeImage` or `TiffRows`
@@ -308,17 +308,17 @@ def predict_bands(model, source, # `WholeImage` or `TiffRows`
     (h, w), (rows, columns) = source.shape, block_sides(blocks, scale)
     halo = normalisation.reach+round(halo_of(model)/scale)
     way = Banded(for_prediction(model.eval()), source, normalisation, scale, halo, spans(w, columns))
-    bands, waiting = [(a, b, *with_halo(a, b, h, halo)) for a, b in spans(h, rows)], None
+    bands, waiting = [(a, b, *with_halo(a, b, h, halo)) for a, b in spans(h, rows)], []
     with workers_of(workers) as pool:
         ahead = pool.submit(source.rows, *bands[0][2:])
         for i, (a, b, top, _) in enumerate(bands):
-            tasks = way.begin(pool, ahead.result(), slice(a-top, b-top))
+            begun = way.begin(pool, ahead.result(), slice(a-top, b-top))
             if i+1<len(bands):
                 ahead = pool.submit(source.rows, *bands[i+1][2:])
             if waiting:
-                yield way.joined(*waiting)
-            waiting = a, b, tasks
-        yield way.joined(*waiting)
+                yield waiting.pop(), filled_in(*waiting.pop())
+            waiting = [begun, a]
+        yield waiting.pop(), filled_in(*waiting.pop())
 
 def predict_whole(model, source, normalisation:Normalisation, scale:float=1., **kwargs # as for `predict_bands`
                  )->np.ndarray: # (H,W) float32 in [0,1]
@@ -340,8 +340,8 @@ def tiles_of_bands(bands, # (row, (rows,W) array) in order
     "Tiles of a TIFF, row by row, from bands of any heights."
     rest = np.empty((0, shape[1]), np.uint8)
     for _, m in bands:
-        rows = convert(m)
-        rest = np.concatenate([rest.astype(rows.dtype), rows])
+        rows, m = convert(m), None # a band takes much memory
+        rest = np.concatenate([rest.astype(rows.dtype), rows]) if len(rest) else rows
         n = len(rest)//side*side
         yield from cut_tiles(rest[:n], side)
         rest = rest[n:]

@@ -10,7 +10,6 @@ __all__ = ['N_LEVELS', 'PROBABILITY', 'SAY', 'SUREST', 'TRIED', 'TRUE', 'FOUND',
 # %% ../../nbs/scoring/04_pictures.ipynb #0cfd48c6
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from dataclasses import dataclass, field
-from scipy.stats import rankdata
 from ..core import InputError
 from ..drawing.figures import LINES, show_row, strip
 from .scores import ranking_scores
@@ -88,6 +87,7 @@ def share_above(with_object, without # (N,), (M,) a number for each picture
     n, m = len(with_object), len(without)
     if not n or not m:
         return None
+    from scipy.stats import rankdata # here: it takes a second, and predictions import this module
     ranks = rankdata([*with_object, *without])[:n]
     return float((ranks.sum()-n*(n+1)/2)/(n*m))
 
