@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'THIN', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
-           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'DIGITS', 'Source', 'Known', 'Pile',
-           'parted', 'Bags', 'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader',
-           'original', 'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number',
-           'looked_at', 'drawn_in', 'least_left', 'held_back', 'groups_left', 'can_part', 'of_use', 'Parted',
-           'part_drawn', 'check_drawn', 'learned_from', 'learned_line', 'read_piles', 'read_bags']
+           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'DIGITS', 'SCORED_SAYS', 'Source',
+           'Known', 'Pile', 'parted', 'Bags', 'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale',
+           'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey',
+           'check_number', 'looked_at', 'drawn_in', 'least_left', 'held_back', 'groups_left', 'can_part', 'of_use',
+           'Parted', 'part_drawn', 'check_drawn', 'learned_from', 'learned_line', 'read_piles', 'scored_by',
+           'read_bags']
 
 # %% ../../nbs/data/14_bags.ipynb #a45c10b9
 import numpy as np, os, tempfile
@@ -87,13 +88,13 @@ class Bags:
     unreadable: list = field(default_factory=list) # messages about pictures left out
     pictures: str = '' # lines about channels, bits and normalisation
     split_seed: int = 42 # of the split alone
-    fractions: tuple = None # of train, valid and test; by default no test where there are no masks to score by
+    fractions: tuple = None # of train, valid and test; by default no test where most pictures have no mask for scores
     notes: list = field(default_factory=list) # messages about whatever else was left out
     corrected: Pile = None # pictures of either sort with masks that are learned from: they are not scored
     learned: dict = field(default_factory=dict) # of `learned_from`: how many these are
     def __post_init__(self):
-        known = any(s.mask is not None for s in self.objects.sources)
-        self.fractions = self.fractions or (SCORED if known else UNSCORED)
+        known = sum(s.mask is not None for s in self.objects.sources)
+        self.fractions = self.fractions or (SCORED if known and 2*known>=len(self.objects) else UNSCORED)
     def indices(self, what:str='objects')->dict: # 'objects' or 'backgrounds' -> part -> (M,) integers
         "Which pictures belong to which part."
         pile = getattr(self, what)
@@ -522,6 +523,17 @@ def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
     return Bags(**piles, learned=learned, normalisation=how, scale=float(scale), reading=readers['objects'].reading,
                 unreadable=bad, pictures='\n'.join(line for line in lines if line))
 
+# %% ../../nbs/data/14_bags.ipynb #cafc78ab
+SCORED_SAYS = {
+    'some': '{where}: {n} of {of} object pictures have a mask for scores; of those that are held out these are scored.',
+    'none': '{where}: none of {of} object pictures has a mask for scores: there will be none.'}
+
+def scored_by(masks, where)->tuple: # path or None for each item of object pictures, or none; what messages call them
+    "The masks, or none where each is None; a message where some are missing."
+    n, of = sum(m is not None for m in masks), len(masks)
+    said = [SCORED_SAYS['some' if n else 'none'].format(where=where, n=n, of=of)] if n<of else []
+    return masks if n else [], said
+
 # %% ../../nbs/data/14_bags.ipynb #9748c257
 def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CSV table
               reading:Reading=Reading(), # how files become pictures
@@ -530,13 +542,14 @@ def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CS
               use:bool=False # learn from masks, or keep them for scores
              )->Bags:
     "A data set from a user's files. Raises `InputError` when something is missing, too small or wrong."
-    files, said = find_files(folder, use)
+    files, said = find_files(folder, use, gaps=True)
     drawn, more = drawn_in(folder)
     used = {what: {p: Drawn(files['used'][p], what, False) for p in files[what] if p in files.get('used', ())}
             for what in PILES}
     each = {what: [drawn.get(p) or used[what].get(p) for p in files[what]] for what in PILES}
     parted = part_drawn(files, each, files['masks'], files.get('groups'))
     readers = {what: Reader(items, reading) for what, items in parted.items.items()}
-    bags = read_piles(readers, str(folder), normalise, scale, parted.masks, parted.groups, parted.drawn)
+    masks, few = scored_by(parted.masks, folder)
+    bags = read_piles(readers, str(folder), normalise, scale, masks, parted.groups, parted.drawn)
     source = f'your images in {shown(Path(folder).resolve().name)}'
-    return replace(bags, notes=said+more+parted.said, source=source)
+    return replace(bags, notes=said+more+parted.said+few, source=source)
