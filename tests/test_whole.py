@@ -3,9 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from collections import Counter
 from dataclasses import asdict
 from bcd_fast import Segmenter
 from bcd_fast.core import InputError
+from bcd_fast.data import bags
 from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments import runs
 from bcd_fast.experiments.runs import evaluate_run, resume_run, run_experiment
@@ -54,6 +56,18 @@ def test_run_is_scored_on_whole_pictures(tmp_path):
     assert about['refined'] and model.after is not None
     again = evaluate_run(tmp_path/'run')
     assert again['ap']==pytest.approx(metrics['ap'], abs=1e-4)
+
+@pytest.mark.parametrize('room, times', [(bags.KEPT, 1), (0, 3), (10*48*56, 2)])
+def test_files_are_read_once_where_there_is_room(tmp_path, monkeypatch, room, times):
+    "A set is looked at, normalised and stored; what is kept changes nothing; in the last case it is a part."
+    data, read = write_set(tmp_path/'data', masks=False), Counter()
+    (data/'objects/99.png').write_bytes(b'no picture')
+    whole, real = bags.read_bags(data).fingerprint(), bags.read_pictures
+    monkeypatch.setattr(bags, 'KEPT', room)
+    monkeypatch.setattr(bags, 'read_pictures', lambda path, *more: read.update([path]) or real(path, *more))
+    assert bags.read_bags(data).fingerprint()==whole
+    found = {n for p, n in read.items() if p.name!='99.png'}
+    assert found==({1, 3} if times==2 else {times}) and len(read)==33
 
 def test_same_seed_same_weights(tmp_path):
     data, shas = write_set(tmp_path/'data', masks=False), []

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'THIN', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
-           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'DIGITS', 'SCORED_SAYS', 'Source',
+           'KEPT', 'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'DIGITS', 'SCORED_SAYS', 'Source',
            'Known', 'Pile', 'parted', 'Bags', 'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale',
            'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey',
            'check_number', 'looked_at', 'drawn_in', 'least_left', 'held_back', 'groups_left', 'can_part', 'of_use',
@@ -207,6 +207,8 @@ def scale_line(scale:float)->str: # pixels that the masker sees for one of a fil
     return AS_LARGE if scale==1 else SMALLER.format(times=1/scale)
 
 # %% ../../nbs/data/14_bags.ipynb #e43f4a87
+KEPT = 2**27 # bytes of decoded files that a reader keeps: a set is asked for three times
+
 @dataclass
 class Reader:
     "The pictures of a list of files, or of a list of pictures, as often as they are asked for."
@@ -214,10 +216,19 @@ class Reader:
     reading: Reading = Reading() # how files become pictures
     channels: int = None # that all are brought to
     bad: dict = field(default_factory=dict) # path -> message about a file that cannot be read
-    def __iter__(self): # yields `Source`, `Picture`
+    kept: dict = field(default_factory=dict) # number of an item -> its pictures, of `KEPT` bytes at most
+    held: int = 0 # bytes in `kept`
+    def __iter__(self): # yields number of the item, `Source`, `Picture`
         for number, item in enumerate(self.items):
-            for source, p in self.of(item):
+            for source, p in self.kept.get(number) or self.keep(number, self.of(item)):
                 yield number, source, with_channels(p, self.channels) if self.channels else p
+    def keep(self, number:int, found)->list: # of the item, of `of` -> as it
+        "Keep pictures as far as there is room: most sets are read once."
+        size = sum(p.values.nbytes+(0 if p.valid is None else p.valid.nbytes) for _, p in found)
+        if found and self.held+size<=KEPT:
+            self.kept[number] = found
+            self.held += size
+        return found
     def of(self, item)->list: # path or `Picture` -> of (`Source`, `Picture`)
         "The pictures of a file; none, and a message, where it cannot be read."
         if isinstance(item, Picture):
@@ -229,6 +240,7 @@ class Reader:
             return []
         return [(Source(Path(item), i, len(found)), p) for i, p in enumerate(found)]
 
+# %% ../../nbs/data/14_bags.ipynb #637c61ad
 def original(source:Source, reading:Reading, channels:int)->Picture: # of a set
     "A picture in its own resolution. Raises `InputError` when its file has changed."
     if source.picture is not None:

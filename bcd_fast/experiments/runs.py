@@ -471,8 +471,8 @@ def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     return share_above(tops['objects'], tops['backgrounds'])
 
 # %% ../../nbs/experiments/05_runs.ipynb #a150892a
-UNSCORED = ('no scores: all masks were learned from, or no held-out picture has one. Score other pictures, such as those '
-            'of test_objects/ and test_masks/: bcd_eval RUN DIR --prefix test_.')
+UNSCORED = ('no scores: all masks were learned from, or no held-out picture has one. Score other pictures, such as '
+            'those of test_objects/ and test_masks/: bcd_eval RUN DIR --prefix test_.')
 FEW_SCORED = 'scores are of {n} of {of} held-out pictures with the object: the others have no mask.'
 
 def learned_of(bags)->dict: # Bags -> how many, names, files, numbers; None where no mask was learned from
