@@ -45,6 +45,7 @@ from ..training.checkpoints import CannotGoOn, kept_state, use_threads
 from ..training.learner import predict_masks
 from ..training.stage2 import settled, train_masker
 from ..training.windows import cut
+from ..training.processes import check_number
 from ..training.whole_pictures import check_whole, load_bags, train_on_pictures
 from ..scoring.thresholds import false_alarm_curve, sure_for, threshold_figure, threshold_for
 from ..scoring.condition import ClusterChoice, judge_clusters, verdict
@@ -698,6 +699,7 @@ def resume_run(folder, say=say_line)->tuple: # contents of metrics.json, message
         raise CannotGoOn(NO_RUN['other'].format(folder=folder))
     check_unfinished(folder)
     cfg, name = settings_in(folder)
+    check_number(cfg.trainer.processes, begun=True) # before anything is read
     return run_experiment(cfg, name, folder, say, resume=True)
 
 # %% ../../nbs/experiments/05_runs.ipynb #dfdb87cd
