@@ -6,12 +6,13 @@ from bcd_fast.commands.importing import bcd_import
 from bcd_fast.commands.predict import bcd_predict
 from bcd_fast.exchange.coco import outline_mask, polygon_mask
 from bcd_fast.data.corrected import corrected_of, earlier_of, pictures_of, read_corrected
+from bcd_fast.data.maps import found_regions
 from bcd_fast.exchange.label_studio import brush_mask, brush_prediction, encode_brush, write_label_studio
 from bcd_fast.exchange.labelme import write_labelme
 from bcd_fast.exchange.napari import write_napari
 from bcd_fast.masker.maskers import make_masker
 from bcd_fast.prediction.models import save_model
-from bcd_fast.prediction.outputs import coco_annotations, coco_file, geojson
+from bcd_fast.prediction.outputs import coco_annotation, coco_file, geojson, numbered
 
 SHAPE = 24, 36
 SIXTEEN = 'objects/north/7.png', 'objects/9.tif' # pictures of 16 bits
@@ -88,7 +89,8 @@ def coco_content():
     images, annotations = [], []
     for i, name in enumerate(NAMES):
         images.append(dict(id=i, file_name=name, height=SHAPE[0], width=SHAPE[1]))
-        annotations += coco_annotations(mask_of(i), mask_of(i)*.5, i, len(annotations)+1)
+        found = [coco_annotation(r, SHAPE) for r in found_regions([(0, mask_of(i), mask_of(i)*.5)])]
+        annotations += numbered(found, i, len(annotations)+1)
     return json.loads(json.dumps(coco_file(images, annotations)))
 
 
