@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'SAY', 'DRAWN', 'HEADINGS', 'UNDER', 'EVAL', 'HELP', 'MEANING', 'FEW', 'model_folder', 'files_of',
-           'files_in_tree', 'with_masks', 'background_files', 'pixel_masks', 'is_small', 'bands_of', 'Place',
+           'files_in_tree', 'with_masks', 'background_files', 'pixel_masks', 'is_small', 'bands_of', 'PicturePlace',
            'Evaluation', 'count_bands', 'count_waiting', 'has_learned', 'count_file', 'count_files', 'channels_note',
            'view_of', 'shortened', 'title_of', 'worst_figure', 'write_evaluation', 'learned_note', 'check_scored',
            'evaluate_folder', 'eval_parser', 'say_scores', 'say_left_out', 'score_run', 'bcd_eval']
@@ -118,7 +118,7 @@ def bands_of(model, about:dict, # as `load_model` gives them
         yield from predict_bands(model, source, about['normalisation'], scale_of(about, source.shape))
 
 @dataclass
-class Place:
+class PicturePlace:
     "Where a picture is to be found again."
     path: Path # of its file
     page: int # of the file
@@ -132,7 +132,7 @@ class Evaluation:
     model: object
     about: dict # of the model
     scores: PictureScores
-    places: list = field(default_factory=list) # of `Place`, for each row of the scores
+    places: list = field(default_factory=list) # of `PicturePlace`, for each row of the scores
     left_out: list = field(default_factory=list) # messages
     waiting: list = field(default_factory=list) # small pictures: (place, picture, true mask)
     held: int = 0 # numbers in `waiting`
@@ -145,13 +145,14 @@ class Evaluation:
         with open_images(path, self.about['masker']['channels'], self.about['nodata'], self.key) as sources:
             folder = next((shown(folder_of(Path(path), t)) for t in self.tops if t in Path(path).parents), '')
             yield for_model([named(s, folder) for s in sources], self.about)
-    def add(self, counts, place:Place, name:str)->None: # of `count_levels`
+    def add(self, counts, place:PicturePlace, name:str)->None: # of `count_levels`
         "Count a picture."
         self.scores.add(counts, place.pile, shown(name))
         self.places.append(place)
 
 # %% ../../nbs/commands/04_eval.ipynb #578eaefe
-def count_bands(run:Evaluation, source, place:Place, truth)->None: # `WholeImage` or `TiffRows`; (H,W) bool or None
+def count_bands(run:Evaluation, source, place:PicturePlace, # `WholeImage` or `TiffRows`
+                truth)->None: # (H,W) bool or None
     "Count a large picture, band by band."
     counts = 0
     for a, m in bands_of(run.model, run.about, source):
@@ -182,7 +183,7 @@ def count_file(run:Evaluation, path:Path, pile:str, mask:Path=None)->None: # one
         run.learned += sum(learned)
         truths = pixel_masks(path, mask, sources) if mask and not all(learned) else [None]*len(sources)
         for i, s, truth in ((i, s, t) for i, (s, t, gone) in enumerate(zip(sources, truths, learned)) if not gone):
-            place = Place(path, i, pile, mask)
+            place = PicturePlace(path, i, pile, mask)
             if is_small(s):
                 run.waiting.append((place, s.picture, truth))
                 run.held += s.picture.values.size
@@ -219,7 +220,7 @@ def channels_note(path, channels:int, # a picture, channels of the model
 # %% ../../nbs/commands/04_eval.ipynb #1c3ff105
 DRAWN = 1024 # pixels of a side that is drawn, about
 
-def view_of(run:Evaluation, place:Place, title:str)->View:
+def view_of(run:Evaluation, place:PicturePlace, title:str)->View:
     "Predict a picture again, to look at it."
     with run.opened(place.path) as sources:
         source = sources[place.page]

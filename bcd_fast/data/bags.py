@@ -6,7 +6,7 @@
 __all__ = ['SCORED', 'UNSCORED', 'THIN', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
            'KEPT', 'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'DIGITS', 'SCORED_SAYS', 'Source',
            'Known', 'Pile', 'parted', 'Bags', 'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale',
-           'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey',
+           'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'FirstLook',
            'check_number', 'looked_at', 'drawn_in', 'least_left', 'held_back', 'groups_left', 'can_part', 'of_use',
            'Parted', 'part_drawn', 'check_drawn', 'learned_from', 'learned_line', 'read_piles', 'scored_by',
            'read_bags']
@@ -310,7 +310,7 @@ def make_pile(reader:Reader, shapes, # of (H,W) of its pictures, in order
 FEW, HELD = 24, 2**27 # pictures by which the scale is chosen, and numbers in all but the first
 
 @dataclass
-class Survey:
+class FirstLook:
     "What a first look at all pictures finds."
     shapes: dict = field(default_factory=dict) # pile -> (H,W) of its pictures
     kinds: dict = field(default_factory=dict) # type of the numbers -> name of a picture
@@ -340,7 +340,7 @@ class Survey:
         return pictures_line(channels, self.kinds, how, gray)
 
 # %% ../../nbs/data/14_bags.ipynb #dd2842ce
-def check_number(survey:Survey, readers, where:str, least:int=10): # pictures of each pile
+def check_number(survey:FirstLook, readers, where:str, least:int=10): # pictures of each pile
     "Raise `InputError` where a pile is too small; corrected pictures count in either."
     more = len(survey.shapes.get('corrected', ()))
     for what in PILES:
@@ -351,7 +351,7 @@ def check_number(survey:Survey, readers, where:str, least:int=10): # pictures of
 
 # %% ../../nbs/data/14_bags.ipynb #a36460a8
 def looked_at(masks, # path or `Picture` for each item of object pictures, some of them None, or none
-              survey:Survey # of these
+              survey:FirstLook # of these
              )->tuple: # path, (H,W) bool or None for each item, or none; a line about them, messages
     "True masks that can be used. Raises `InputError` for masks of another size, and for such as do not say the object."
     tally, kept, places = Tally(), list(masks), zip(survey.places['objects'], survey.shapes['objects'])
@@ -459,7 +459,7 @@ def part_drawn(items:dict, drawn:dict, # objects, backgrounds -> of paths or `Pi
     return Parted(kept, [d for _, d in gone], [*compress(masks, keep['objects'])], groups, said)
 
 # %% ../../nbs/data/14_bags.ipynb #ac687303
-def check_drawn(drawn, survey:Survey)->tuple: # `Drawn` for each corrected item -> `learned_from`; how they were read
+def check_drawn(drawn, survey:FirstLook)->tuple: # `Drawn` for each corrected item -> `learned_from`; how they were read
     "What the masks say that are learned from. Raises `InputError` for a mask that does not fit its picture."
     tally, n, unknown, pixels, shows = Tally(), dict.fromkeys(PILES, 0), 0, 0, []
     places = zip(survey.places.get('corrected', ()), survey.shapes.get('corrected', ()))
@@ -474,7 +474,7 @@ def check_drawn(drawn, survey:Survey)->tuple: # `Drawn` for each corrected item 
     warning = DRAWN_SAYS['shows'].format(names=and_more(shows)) if shows else ''
     return learned_from(n, survey, unknown/max(1, pixels)), '\n'.join(filter(None, (tally.line(), warning)))
 
-def learned_from(n:dict, survey:Survey, unknown:float)->dict: # objects, backgrounds -> pictures; share of the pixels
+def learned_from(n:dict, survey:FirstLook, unknown:float)->dict: # objects, backgrounds -> pictures; share of the pixels
     "How many masks are learned from; nothing where there is none."
     if not sum(n.values()):
         return {}
@@ -512,7 +512,7 @@ def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
                drawn=() # `Drawn` for each item of the corrected ones' reader
               )->Bags:
     "A data set of what two readers give. Raises `InputError` where pictures are too few or do not go together."
-    survey = Survey()
+    survey = FirstLook()
     channels = readers['objects'].reading.channels or channels_of(survey.look(readers), where)
     if not survey.shapes:
         list(survey.look(readers))
