@@ -27,7 +27,7 @@ from bcd_fast.drawing.figures import figure_bytes
 from bcd_fast.prediction.models import load_model
 from bcd_fast.scoring.peers import PEERS, SIDE, ends_of, fit_peer, kept_apart, only_data, sight_of, to_scores
 from bcd_fast.scoring.pictures import PictureScores, score_pictures, views_figure
-from bcd_fast.commands.eval import Evaluation, Place, background_files, evaluate_folder, view_of, with_masks
+from bcd_fast.commands.eval import Evaluation, PicturePlace, background_files, evaluate_folder, view_of, with_masks
 
 TOP = Path(__file__).resolve().parent.parent
 TRAINED, BOUND, TEST = ('objects', 'backgrounds'), 'masks', 'test_'
@@ -139,7 +139,7 @@ def views_of(run, files, most):
     evaluation = Evaluation(model, about, PictureScores(about['threshold']))
     chosen = np.linspace(0, len(files)-1, min(most, len(files))).round().astype(int)
     for path, mask in (files[i] for i in chosen):
-        yield view_of(evaluation, Place(path, 0, 'objects' if mask else 'backgrounds', mask), path.stem)
+        yield view_of(evaluation, PicturePlace(path, 0, 'objects' if mask else 'backgrounds', mask), path.stem)
 
 
 def draw_pictures(job, run):

@@ -1,14 +1,18 @@
 "Masks go to labelling tools and come back; bad exports are refused in a sentence."
 import json
-import numpy as np, pytest, tifffile
+import h5py, numpy as np, pytest, tifffile
 from PIL import Image
 from bcd_fast.commands.importing import bcd_import
+from bcd_fast.commands.predict import bcd_predict
 from bcd_fast.exchange.coco import outline_mask, polygon_mask
 from bcd_fast.data.corrected import corrected_of, earlier_of, pictures_of, read_corrected
+from bcd_fast.data.maps import found_regions
 from bcd_fast.exchange.label_studio import brush_mask, brush_prediction, encode_brush, write_label_studio
 from bcd_fast.exchange.labelme import write_labelme
 from bcd_fast.exchange.napari import write_napari
-from bcd_fast.prediction.outputs import coco_annotations, coco_file, geojson
+from bcd_fast.masker.maskers import make_masker
+from bcd_fast.prediction.models import save_model
+from bcd_fast.prediction.outputs import coco_annotation, coco_file, geojson, numbered
 
 SHAPE = 24, 36
 SIXTEEN = 'objects/north/7.png', 'objects/9.tif' # pictures of 16 bits
@@ -85,7 +89,8 @@ def coco_content():
     images, annotations = [], []
     for i, name in enumerate(NAMES):
         images.append(dict(id=i, file_name=name, height=SHAPE[0], width=SHAPE[1]))
-        annotations += coco_annotations(mask_of(i), mask_of(i)*.5, i, len(annotations)+1)
+        found = [coco_annotation(r, SHAPE) for r in found_regions([(0, mask_of(i), mask_of(i)*.5)])]
+        annotations += numbered(found, i, len(annotations)+1)
     return json.loads(json.dumps(coco_file(images, annotations)))
 
 
@@ -329,6 +334,25 @@ def test_previews_of_16_bits(data, tmp_path):
         a = np.asarray(Image.open(tmp_path/'out/previews'/f'{name}.png')).astype(float)
         values = np.random.default_rng(i).integers(0, 256, SHAPE)
         assert a.shape == SHAPE and np.corrcoef(a.ravel(), values.ravel())[0, 1] > .99
+
+
+def test_previews_show_the_data_set_that_was_predicted(data, tmp_path, capsys):
+    "Of an HDF5 file with several, `--key` says which; masks that come back are taken with the same word."
+    a, b = np.random.default_rng(0).integers(0, 256, (2, *SHAPE)).astype(np.uint8)
+    with h5py.File(data/'objects/h.h5', 'w') as h:
+        h['a'], h['b'] = a, b
+    model = save_model(tmp_path/'model', make_masker('small', 4, 1), 32, {})
+    words = [str(model), str(data/'objects'), '--out', str(tmp_path/'out'), '--key', 'b']
+    assert bcd_predict([*words, '--write', 'labelstudio', 'labelme']) == 0
+    steps = capsys.readouterr().out.splitlines()[1:]
+    assert len(steps) == 2 and all(line.endswith(f'{data} --key b') for line in steps)
+    for name in ('labelstudio/previews', 'labelme'):
+        assert (np.asarray(Image.open(tmp_path/'out'/name/'objects/h.h5.png')) == b).all()
+    path = tmp_path/'out/labelme/objects/h.h5.json'
+    save(path, json.loads(path.read_text()) | dict(version='6.0'))
+    assert bcd_import([str(path), str(data), '--key', 'b']) == 0
+    assert read_corrected(corrected_of(data)['objects/h.h5'], SHAPE).shape == SHAPE
+    assert bcd_import([str(path), str(data)]) == 2 and 'h.h5' in capsys.readouterr().err
 
 
 def test_turned_photographs(data, take, tmp_path):

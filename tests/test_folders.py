@@ -262,8 +262,10 @@ def test_masks_without_partners(tmp_path):
     save(folder/'masks/99.png', DISC)
     assert both(folder)[0].notes == [f'{folder}/masks: 99.png left out: a mask of no object picture.']
     save(folder/'masks/00.bmp', DISC)
-    windows, _ = both(folder)
+    windows, whole = read_folder(folder, windows=Windows(size=40)), read_bags(folder)
     assert windows.objects.masks is None and 'two masks for 00.png, so no scores' in windows.notes[0]
+    assert [whole.truth(i) is None for i in range(12)] == [True]+[False]*11 # the others are scored all the same
+    assert 'two masks for 00.png, which are not scored' in whole.notes[0] and '11 of 12 object pict' in whole.notes[-1]
 
 
 def test_a_picture_of_both_piles(tmp_path):

@@ -8,6 +8,7 @@ from bcd_fast.core import InputError
 from bcd_fast.data.bags import read_bags
 from bcd_fast.data.corrected import write_corrected
 from bcd_fast.data.datasets import load_dataset
+from bcd_fast.data.folders import read_folder
 from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments.runs import evaluate_run, resume_run, run_experiment
 from bcd_fast.segmenter import bags_of
@@ -81,6 +82,44 @@ def test_nothing_is_scored_and_that_is_said(used):
     assert 'iou' not in (used.run/'history.csv').read_text().splitlines()[0]
     again = evaluate_run(used.run)
     assert again['iou'] is None and again['unscored'] == used.metrics['unscored']
+
+def test_what_has_a_mask_and_was_not_learned_from_is_scored(tmp_path):
+    "Masks of all object pictures but the corrected ones; then of some of those that are held out."
+    data, said, words = write_set(tmp_path/'data', range(2, N)), [], ['data.masks=score']
+    for i in (0, 1):
+        write_corrected(data, f'objects/{i:02}.png', corrected_mask(i))
+    metrics, _ = run_experiment(settings(data, *words), 'folder', tmp_path/'run', said.append)
+    bags = read_bags(data)
+    assert bags.notes == [] and len(bags.objects) == 10 and metrics['n_test'] == 2
+    assert metrics['iou'] is not None and metrics['unscored'] is None and 'no scores' not in ' '.join(said)
+    test = bags.indices()['test']
+    (data/'masks'/bags.objects.sources[test[0]].path.name).unlink()
+    write_corrected(data, 'objects/00.png', corrected_mask(0)) # the same again
+    said = []
+    metrics, _ = run_experiment(settings(data, *words), 'folder', tmp_path/'again', said.append)
+    assert metrics['iou'] is not None
+    assert 'scores are of 1 of 2 held-out pictures with the object: the others have no mask.' in said
+    assert any('9 of 10 object pictures have a mask for scores' in line for line in said)
+    assert 'scores are of 1 of 2 held-out pictures' in (tmp_path/'again/report.html').read_text()
+    (data/'masks'/bags.objects.sources[test[1]].path.name).unlink()
+    valid = {bags.objects.sources[i].path.name for i in bags.indices()['valid']}
+    for name in valid:
+        (data/'masks'/name).unlink()
+    metrics, _ = run_experiment(settings(data, *words), 'folder', tmp_path/'none', said.append)
+    assert metrics['iou'] is None and metrics['unscored'].startswith('no scores: ') and metrics['unscored'] in said
+
+
+def test_masks_of_some_rows_are_scored(tmp_path):
+    "Of a table, too; the method on squares wants all."
+    data = write_set(tmp_path/'data', range(6))
+    rows = [f'objects/{i:02}.png,1,' + f'masks/{i:02}.png'*(i < 6) for i in range(N)]
+    rows += [f'backgrounds/{i:02}.png,0,' for i in range(N)]
+    (data/'table.csv').write_text('\n'.join(['path,label,mask', *rows]))
+    bags = read_bags(data/'table.csv')
+    assert [bags.truth(i) is None for i in range(N)] == [False]*6+[True]*6
+    assert len(bags.notes) == 1 and '6 of 12 object pictures have a mask for scores' in bags.notes[0]
+    assert 'so no scores are made' in read_folder(data/'table.csv').notes[0]
+
 
 def test_files_of_the_run_know_the_pictures(used):
     metrics = json.loads((used.run/'metrics.json').read_text())['learned_masks']

@@ -218,6 +218,52 @@ def test_an_output_that_is_not_whole_is_made_again(model, tmp_path, harm):
     assert (mask(out/'a.png') == pattern(0)).all()
 
 
+def test_edited_outlines_of_the_same_size_stay(model, tmp_path):
+    "A digit that was changed is an edit; outlines of which a part was lost are made again."
+    folder, out = write(tmp_path/'in', a__png=pattern(0), b__png=pattern(1)), tmp_path/'out'
+    again = lambda: predict_folder(model, folder, out, .5, ('masks', 'geojson'))
+    again()
+    first = (out/'a.geojson').read_bytes()
+    assert again()['skipped'] == 2
+    edited = first.replace(b'"score": 1.0', b'"score": 0.5', 1)
+    assert edited != first and len(edited) == len(first)
+    (out/'a.geojson').write_bytes(edited)
+    lost = (out/'b.geojson').read_bytes()
+    (out/'b.geojson').write_bytes(lost[:200]+bytes(20)+lost[220:])
+    done = again()
+    assert (done['written'], done['skipped']) == (2, 0)
+    assert 'a.geojson was changed since it was written' in done['notes'][0]
+    assert (out/'a.geojson').read_bytes() == edited and (out/'a.png.geojson').read_bytes() == first
+    assert (out/'b.geojson').read_bytes() == lost and again()['skipped'] == 2
+    predict_folder(model, folder, out, .6, ('masks', 'geojson')) # other settings: all is made anew
+    assert (out/'a.geojson').read_bytes() == edited
+
+
+def test_edited_annotations_stay(model, tmp_path, monkeypatch):
+    "As they are, of any size; those of now have the next name, run after run, and after one that was cut off."
+    folder, out = write(tmp_path/'in', a__png=pattern(0)), tmp_path/'out'
+    again = lambda threshold=.5: predict_folder(model, folder, out, threshold, ('masks', 'coco'))
+    again()
+    first = (out/'annotations.json').read_bytes()
+    assert again()['notes'] == [] and (out/'annotations.json').read_bytes() == first
+    write(folder, b__png=pattern(1))
+    with monkeypatch.context() as m:
+        whole = prediction.write_whole
+        m.setattr(prediction, 'write_whole', lambda p, data: whole(p, data) if p.name != 'annotations.json' else 1/0)
+        with pytest.raises(ZeroDivisionError):
+            again()
+    assert again()['notes'] == [] and len(json.loads((out/'annotations.json').read_bytes())['images']) == 2
+    edited = (out/'annotations.json').read_bytes().replace(b'"object"', b'"Object"')
+    (out/'annotations.json').write_bytes(edited)
+    for threshold in (.5, .6):
+        assert 'annotations.json was changed since it was written' in again(threshold)['notes'][-1]
+        assert (out/'annotations.json').read_bytes() == edited
+        assert len(json.loads((out/'annotations_1.json').read_bytes())['images']) == 2
+    assert not (out/'annotations_2.json').exists()
+    (out/'annotations.json').write_bytes(edited[:100]) # what is damaged is nobody's work
+    assert again()['notes'] == [] and len(json.loads((out/'annotations.json').read_bytes())['images']) == 2
+
+
 def test_a_picture_that_is_replaced_while_it_waits(model, tmp_path, monkeypatch):
     folder, out = write(tmp_path/'in', a__tif=pattern(0), b__tif=pattern(1)), tmp_path/'out'
     times = (folder/'a.tif').stat()

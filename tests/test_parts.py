@@ -96,11 +96,22 @@ def test_parts_make_what_a_single_run_makes(model, archive, tmp_path, single, n)
     done = merge_parts(out)
     assert (done['missing'], done['gone'], len(done['failed'])) == ({}, [], 1) and 'broken.png' in done['failed'][0]
     assert files(out) == single
-    merge_parts(out)
-    assert files(out) == single
+    assert merge_parts(out)['notes'] == [] and files(out) == single
     before = {p: p.stat().st_mtime_ns for p in out.rglob('*.png')}
     assert part(model, archive, out, 1, n)['written'] == 0 # nothing is made twice
     assert {p: p.stat().st_mtime_ns for p in out.rglob('*.png')} == before
+
+
+def test_joining_leaves_edited_annotations(model, archive, tmp_path, capsys):
+    out = tmp_path/'out'
+    for i in (1, 2):
+        part(model, archive, out, i, 2)
+    merge_parts(out)
+    edited = (out/'annotations.json').read_bytes().replace(b'"object"', b'"Object"')
+    (out/'annotations.json').write_bytes(edited)
+    assert bcd_predict(['--merge', str(out)]) == 2 # one file is no picture
+    assert 'annotations.json was changed since it was written: it stays' in capsys.readouterr().err
+    assert (out/'annotations.json').read_bytes() == edited and (out/'annotations_1.json').is_file()
 
 
 @pytest.mark.parametrize('most', [2**24, 2**10], ids=['small', 'large'])

@@ -8,6 +8,8 @@ from fastai.callback.core import Callback
 from bcd_fast.core import InputError
 from bcd_fast.backgrounds.stage1 import Clustered
 from bcd_fast.data.datasets import load_dataset
+from bcd_fast.experiments.catalogue import compose_config
+from bcd_fast.experiments.runs import resume_run, write_settings
 from bcd_fast.masker.maskers import ModelConfig
 from bcd_fast.training.batches import Batches
 from bcd_fast.training.learner import bcd_learner
@@ -164,6 +166,22 @@ def test_a_wrong_environment_is_refused(env, words, said, tmp_path, monkeypatch,
         status = e.code
     assert status == 2 and capsys.readouterr().err.startswith(said)
     assert not (tmp_path/'run/config.yaml').exists()
+
+
+def test_another_number_of_processes_goes_on_with_no_run(tmp_path, monkeypatch, capsys):
+    "It is refused before the data are read: here there are none."
+    cfg = compose_config(['experiment=folder', 'data.path=nowhere', 'recipe=whole'])
+    (tmp_path/'run').mkdir()
+    write_settings(cfg, 'folder', tmp_path/'run')
+    env = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT='1')
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match='begun with trainer.processes=1 and torchrun has started 2: start 1'):
+        resume_run(tmp_path/'run', print)
+    for name in env:
+        monkeypatch.delenv(name)
+    with pytest.raises(InputError, match='nowhere'):
+        resume_run(tmp_path/'run', print)
 
 
 @pytest.mark.slow

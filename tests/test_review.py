@@ -12,7 +12,7 @@ from bcd_fast.data.corrected import (
 from bcd_fast.masker.maskers import make_masker
 from bcd_fast.prediction.models import save_model
 from bcd_fast.prediction.suggestions import suggest
-from bcd_fast.review.session import UNTOUCHED, Draft, Masker, Review, draft_path, read_draft, write_draft
+from bcd_fast.review.session import UNTOUCHED, Draft, FilePredictor, Review, draft_path, read_draft, write_draft
 from bcd_fast.review.server import GET, HEADERS, POST, Server
 
 H, W = 120, 160
@@ -292,7 +292,7 @@ def test_pictures_of_any_kind_are_shown(tmp_path, made):
     kind = dict(photometric='rgb') if made == 'colour' else dict(photometric='minisblack')
     tifffile.imwrite(tmp_path/'objects/a.tif', pictures[made], **kind)
     model = save_model(tmp_path/'model', make_masker('small', 4, 6 if made == 'bands' else 1), 32, {})
-    with served(tmp_path, Masker(model)) as server:
+    with served(tmp_path, FilePredictor(model)) as server:
         status, _, data = request(server, 'GET', '/api/image?picture=0')
         assert status == 200, data
         (tmp_path/'shown.png').write_bytes(data)

@@ -1,13 +1,14 @@
 "Which pictures are to be corrected: all sorts of unsure ones, real false alarms, and nothing twice."
-import numpy as np, pandas as pd, pytest, tifffile, torch
+import numpy as np, pandas as pd, pytest, shlex, tifffile, torch
 import torch.nn.functional as F
 from PIL import Image
+from bcd_fast.commands.predict import bcd_predict
 from bcd_fast.commands.suggest import bcd_suggest
 from bcd_fast.data.corrected import write_corrected
 from bcd_fast.masker.maskers import Masker, make_masker
 from bcd_fast.prediction import suggestions
 from bcd_fast.prediction.models import load_model, save_model
-from bcd_fast.prediction.suggestions import WHY, suggest
+from bcd_fast.prediction.suggestions import WHY, Look, chosen_of, suggest
 
 SIDE = 48
 KINDS = 'checked', 'thin', 'missing' # unsure, of three sorts
@@ -136,7 +137,8 @@ def test_backgrounds_without_alarms_never_are(model, data, capsys):
     table = pd.read_csv(data/'list.csv')
     objects = [n for n in pile() if n.startswith('objects/')]
     assert sorted(table.picture) == sorted([*objects, 'backgrounds/alarm.png'])
-    assert out.splitlines()[0].split() == ['picture', 'why', 'gain'] and len(out.splitlines()) == 46
+    listed = out[:out.index('now correct')].splitlines()
+    assert listed[0].split() == ['picture', 'why', 'gain'] and len(listed) == 46
 
 
 def test_what_cannot_be_corrected_is_left_out(model, data, capsys):
@@ -145,13 +147,77 @@ def test_what_cannot_be_corrected_is_left_out(model, data, capsys):
     write(data, {'objects/wide.png': picture('checked')[:20], 'objects/tiny.png': picture('sure')[12:17, 12:19]})
     assert bcd_suggest([str(model), str(data), '-n', '5']) == 2
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 6 and 'stack' not in out
+    assert len(out[:out.index('now correct')].splitlines()) == 6 and 'stack' not in out
     assert 'stack.tif holds 2 pictures: give each of them a file of its own' in err and 'broken.png' in err
 
 
 def test_one_picture(model, tmp_path):
     write(tmp_path, {'objects/1.png': picture('checked')})
     assert names(suggest(model, tmp_path, 1)) == ['objects/1.png']
+
+
+def test_fewer_pictures_than_usual(model, tmp_path, capsys):
+    "Without a number all are named, and that is said; a number that was typed is meant."
+    write(tmp_path, {f'objects/{i}.png': picture('checked', i) for i in range(3)} | {'backgrounds/0.png': picture('')})
+    assert bcd_suggest([str(model), str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert sorted(line.split()[0] for line in out.splitlines()[1:4]) == [f'objects/{i}.png' for i in range(3)]
+    assert '4 pictures have no corrected mask yet: these are all (10 are the default)' in err and '3 of 4: all' in err
+    assert {*names(suggest(model, tmp_path))} == {f'objects/{i}.png' for i in range(3)}
+    assert bcd_suggest([str(model), str(tmp_path), '-n', '10']) == 2
+    assert '10 pictures are wanted, and 4 have no corrected mask yet' in capsys.readouterr().err
+
+
+def test_pictures_that_are_all_unlike_are_not_told_apart(tmp_path):
+    "Noise: each is as unlike all others as the next, so that only the doubt decides."
+    torch.manual_seed(0)
+    net = make_masker('small', 4)
+    torch.nn.init.constant_(net.head.bias, 0)
+    save_model(tmp_path/'model', net.eval(), 32, {})
+    rng = np.random.default_rng(0)
+    write(tmp_path, {f'objects/{i}.png': rng.integers(0, 256, (32, 40)).astype(np.uint8) for i in range(12)})
+    assert {s.why for s in suggest(tmp_path/'model', tmp_path, 5)[0]} == {WHY['unsure']}
+
+
+def test_unlike_is_what_few_are_like():
+    "A picture of another sort, less unsure than twelve that are alike; then as unsure; then one of seven of its sort."
+    def looks(doubt, n=1):
+        places = [*np.linspace(0, .1, 12), *[9.]*n]
+        return [Look(f'objects/{i:02}.png', False, .6 if i < 12 else doubt, .1, [np.array([x, 1])])
+                for i, x in enumerate(places)]
+    def why(looks):
+        return {s.picture: s.why for s in chosen_of(looks, np.arange(len(looks)), 3, 0)}
+    assert why(looks(.4))['objects/12.png'] == WHY['unlike'] and [*why(looks(.4)).values()].count(WHY['unlike']) == 1
+    assert {*why(looks(.7)).values()} == {WHY['unsure']} and 'objects/12.png' in why(looks(.7))
+    assert {*why(looks(.4, 7)).values()} == {WHY['unsure']} and max(why(looks(.4, 7))) >= 'objects/12.png'
+
+
+def test_unlike_is_not_said_of_all_beside_corrected_ones():
+    "The gain that is left counts: the surest of the others are no smaller gain in spite of which they are there."
+    looks = [Look(f'objects/{i:02}.png', False, .9-.05*i, .1, [np.array([5.*(i > 5), 1])]) for i in range(6)]
+    looks += [Look(f'objects/{i:02}.png', False, .4, .1, [np.array([20.*(i-5), 1])]) for i in range(6, 8)]
+    looks += [Look('objects/08.png', False, .9, .1, [np.array([0., 1])])] # it has a corrected mask
+    found = chosen_of(looks, np.arange(8), 2, 0)
+    assert {s.picture: s.why for s in found} == {f'objects/0{i}.png': WHY['unsure'] for i in (6, 7)}
+
+
+def test_the_next_step(model, data, tmp_path, monkeypatch, capsys):
+    "The lines that are printed are commands which do what they say."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'run').mkdir()
+    (tmp_path/'model').rename(tmp_path/'run/model')
+    write(tmp_path/'data', {'masks/thin.png': picture('thin')})
+    assert bcd_suggest(['run', 'data', '-n', '4']) == 0
+    review, *predict = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith('  bcd_')]
+    assert review == ['bcd_review', 'run', 'data', '--number', '4']
+    assert [words[:3] for words in predict] == [['bcd_predict', 'run/model', f'data/{pile}'] for pile in
+                                                ('objects', 'backgrounds')]
+    assert bcd_predict(predict[1][1:]) == 0 and (tmp_path/'OUT/labelstudio/tasks.json').is_file()
+    for words, pictures in ((['--out', 'a list.csv'], ['a list.csv']), (['--seed', '1'], ['LIST'])):
+        assert bcd_suggest(['run', 'data', '-n', '4', '--key', 'k', *words]) == 0
+        review, *predict = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if '  bcd_' in line]
+        assert review == ['bcd_review', 'run', 'data', '--pictures', *pictures, '--key', 'k']
+        assert all(words[-2:] == ['--key', 'k'] for words in predict)
 
 
 @pytest.mark.parametrize('words, said', [

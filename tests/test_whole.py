@@ -3,15 +3,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from collections import Counter
 from dataclasses import asdict
 from bcd_fast import Segmenter
 from bcd_fast.core import InputError
+from bcd_fast.data import bags
 from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments import runs
 from bcd_fast.experiments.runs import evaluate_run, resume_run, run_experiment
 from bcd_fast.masker.maskers import make_masker, set_precision
 from bcd_fast.masker.refinement import Finish, refine
 from bcd_fast.prediction.models import Threshold, load_model, save_model, write_about
+from bcd_fast.training import whole_pictures
 from PIL import Image
 
 TINY = ['trainer.epochs=2','trainer.steps=4','trainer.bs=4','trainer.paste=4','model.width=4','bar=false']
@@ -55,6 +58,18 @@ def test_run_is_scored_on_whole_pictures(tmp_path):
     again = evaluate_run(tmp_path/'run')
     assert again['ap']==pytest.approx(metrics['ap'], abs=1e-4)
 
+@pytest.mark.parametrize('room, times', [(bags.KEPT, 1), (0, 3), (10*48*56, 2)])
+def test_files_are_read_once_where_there_is_room(tmp_path, monkeypatch, room, times):
+    "A set is looked at, normalised and stored; what is kept changes nothing; in the last case it is a part."
+    data, read = write_set(tmp_path/'data', masks=False), Counter()
+    (data/'objects/99.png').write_bytes(b'no picture')
+    whole, real = bags.read_bags(data).fingerprint(), bags.read_pictures
+    monkeypatch.setattr(bags, 'KEPT', room)
+    monkeypatch.setattr(bags, 'read_pictures', lambda path, *more: read.update([path]) or real(path, *more))
+    assert bags.read_bags(data).fingerprint()==whole
+    found = {n for p, n in read.items() if p.name!='99.png'}
+    assert found==({1, 3} if times==2 else {times}) and len(read)==33
+
 def test_same_seed_same_weights(tmp_path):
     data, shas = write_set(tmp_path/'data', masks=False), []
     for name in 'ab':
@@ -77,6 +92,17 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monke
     resume_run(tmp_path/'stopped', silent)
     shas = [json.loads((tmp_path/n/'model/model.json').read_text())['sha256'] for n in ('whole','stopped')]
     assert shas[0]==shas[1]
+
+def test_the_expected_time_is_corrected_once(tmp_path, monkeypatch):
+    "Where an epoch takes a hundred times as long; weights are what they are."
+    data, shas, said = write_set(tmp_path/'data', masks=False), [], []
+    for name, expected in (('a', 1e-4), ('b', 3600.)):
+        monkeypatch.setattr(whole_pictures, 'seconds_an_epoch', lambda learn: expected)
+        monkeypatch.setattr(whole_pictures, 'minutes_text', lambda seconds: f'{seconds:.3g} s')
+        run_experiment(settings(data, 'trainer.epochs=3'), 'folder', tmp_path/name, said.append)
+        shas.append(json.loads((tmp_path/name/'model/model.json').read_text())['sha256'])
+    assert shas[0]==shas[1] and sum('training will take' in line for line in said)==4
+    assert sum(line.startswith('an epoch takes') and line.endswith('more') for line in said)==2
 
 def test_other_pictures_do_not_go_on(tmp_path):
     data = write_set(tmp_path/'data')

@@ -22,7 +22,8 @@ HELP = dict(
     folder='folder with objects/ and backgrounds/; masks are written to corrected/ in it',
     label='a label that means the object (default: object); may be given several times',
     unknown='a label whose pixels stay unknown (default: unknown); may be given several times',
-    empty='COCO, QGIS: pictures without annotations were looked at, and nothing is there')
+    empty='COCO, QGIS: pictures without annotations were looked at, and nothing is there',
+    key='HDF5: name of the data set of pictures')
 
 def import_parser()->Words:
     "The words of `bcd_import`."
@@ -32,6 +33,7 @@ def import_parser()->Words:
     p.add_argument('--label', action='append', metavar='NAME', help=HELP['label'])
     p.add_argument('--unknown', action='append', metavar='NAME', help=HELP['unknown'])
     p.add_argument('--empty', action='store_true', help=HELP['empty'])
+    p.add_argument('--key', help=HELP['key'])
     return p
 
 # %% ../../nbs/commands/05_importing.ipynb #fb3d61ae
@@ -62,4 +64,4 @@ def bcd_import(words=None)->int: # words of the command line -> exit status
     "Take masks of a labelling tool."
     a = import_parser().parse_args(words)
     labels = Labels(tuple(a.label or ['object']), tuple(a.unknown or ['unknown']))
-    return attempt(lambda: say_taken(import_masks(a.export, a.folder, labels, a.empty), a.folder))
+    return attempt(lambda: say_taken(import_masks(a.export, a.folder, labels, a.empty, a.key), a.folder))

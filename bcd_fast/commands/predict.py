@@ -147,6 +147,7 @@ def say_merged(done:dict, out)->int: # of `merge_parts`, folder of results -> ex
     missing = [*done['missing'].values(), *done['gone']]
     more = len(missing)-FEW
     tell('missing:', missing[:FEW]+([f'and {more} more'] if more>0 else [])+([MERGED['stays']] if missing else []))
+    tell('notes:', done['notes'])
     tell('left out:', done['failed'])
     return 2 if missing or done['failed'] else 0
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from ..core import attempt, only_one, say_line, shown, tell
 from ..settings import Words, number
 from ..data.corrected import corrected_folder, pictures_of
-from ..prediction.models import model_folder
-from ..review.session import Masker, Review, listed, suggested
+from ..review.session import FilePredictor, Review, listed, suggested
 from ..review.server import Server
+from .eval import model_folder
 from .predict import show_progress
 
 
@@ -51,7 +51,7 @@ FEW = 10 # messages that are printed
 
 def open_review(model, folder, pictures=None, n:int=10, key=None)->tuple: # as of the command -> `Review`, sentences
     "The pictures of a session. Raises `InputError`."
-    every, masker = pictures_of(folder), Masker(model_folder(model), key)
+    every, masker = pictures_of(folder), FilePredictor(model_folder(model), key)
     names, bad = (listed(folder, pictures), []) if pictures else suggested(folder, masker, n, show_progress)
     return Review(Path(folder), {name: every[name] for name in names}, masker, key=key), bad
 

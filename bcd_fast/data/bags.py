@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'UNSCORED', 'THIN', 'EMPTY', 'SPECKLE', 'LARGEST', 'FINEST', 'SMALLEST', 'MIDDLE', 'AS_LARGE', 'SMALLER',
-           'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'DIGITS', 'Source', 'Known', 'Pile',
-           'parted', 'Bags', 'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale', 'scale_line', 'Reader',
-           'original', 'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'Survey', 'check_number',
-           'looked_at', 'drawn_in', 'least_left', 'held_back', 'groups_left', 'can_part', 'of_use', 'Parted',
-           'part_drawn', 'check_drawn', 'learned_from', 'learned_line', 'read_piles', 'read_bags']
+           'KEPT', 'IN_MEMORY', 'NO_ROOM', 'LEAST_SIDE', 'FEW', 'HELD', 'DRAWN_SAYS', 'DIGITS', 'SCORED_SAYS', 'Source',
+           'Known', 'Pile', 'parted', 'Bags', 'middle', 'octaves', 'halved', 'finest_octave', 'choose_scale',
+           'scale_line', 'Reader', 'original', 'true_pixels', 'seen_size', 'room_for', 'Seen', 'make_pile', 'FirstLook',
+           'check_number', 'looked_at', 'drawn_in', 'least_left', 'held_back', 'groups_left', 'can_part', 'of_use',
+           'Parted', 'part_drawn', 'check_drawn', 'learned_from', 'learned_line', 'read_piles', 'scored_by',
+           'read_bags']
 
 # %% ../../nbs/data/14_bags.ipynb #a45c10b9
 import numpy as np, os, tempfile
@@ -87,13 +88,13 @@ class Bags:
     unreadable: list = field(default_factory=list) # messages about pictures left out
     pictures: str = '' # lines about channels, bits and normalisation
     split_seed: int = 42 # of the split alone
-    fractions: tuple = None # of train, valid and test; by default no test where there are no masks to score by
+    fractions: tuple = None # of train, valid and test; by default no test where most pictures have no mask for scores
     notes: list = field(default_factory=list) # messages about whatever else was left out
     corrected: Pile = None # pictures of either sort with masks that are learned from: they are not scored
     learned: dict = field(default_factory=dict) # of `learned_from`: how many these are
     def __post_init__(self):
-        known = any(s.mask is not None for s in self.objects.sources)
-        self.fractions = self.fractions or (SCORED if known else UNSCORED)
+        known = sum(s.mask is not None for s in self.objects.sources)
+        self.fractions = self.fractions or (SCORED if known and 2*known>=len(self.objects) else UNSCORED)
     def indices(self, what:str='objects')->dict: # 'objects' or 'backgrounds' -> part -> (M,) integers
         "Which pictures belong to which part."
         pile = getattr(self, what)
@@ -206,6 +207,8 @@ def scale_line(scale:float)->str: # pixels that the masker sees for one of a fil
     return AS_LARGE if scale==1 else SMALLER.format(times=1/scale)
 
 # %% ../../nbs/data/14_bags.ipynb #e43f4a87
+KEPT = 2**27 # bytes of decoded files that a reader keeps: a set is asked for three times
+
 @dataclass
 class Reader:
     "The pictures of a list of files, or of a list of pictures, as often as they are asked for."
@@ -213,10 +216,19 @@ class Reader:
     reading: Reading = Reading() # how files become pictures
     channels: int = None # that all are brought to
     bad: dict = field(default_factory=dict) # path -> message about a file that cannot be read
-    def __iter__(self): # yields `Source`, `Picture`
+    kept: dict = field(default_factory=dict) # number of an item -> its pictures, of `KEPT` bytes at most
+    held: int = 0 # bytes in `kept`
+    def __iter__(self): # yields number of the item, `Source`, `Picture`
         for number, item in enumerate(self.items):
-            for source, p in self.of(item):
+            for source, p in self.kept.get(number) or self.keep(number, self.of(item)):
                 yield number, source, with_channels(p, self.channels) if self.channels else p
+    def keep(self, number:int, found)->list: # of the item, of `of` -> as it
+        "Keep pictures as far as there is room: most sets are read once."
+        size = sum(p.values.nbytes+(0 if p.valid is None else p.valid.nbytes) for _, p in found)
+        if found and self.held+size<=KEPT:
+            self.kept[number] = found
+            self.held += size
+        return found
     def of(self, item)->list: # path or `Picture` -> of (`Source`, `Picture`)
         "The pictures of a file; none, and a message, where it cannot be read."
         if isinstance(item, Picture):
@@ -228,6 +240,7 @@ class Reader:
             return []
         return [(Source(Path(item), i, len(found)), p) for i, p in enumerate(found)]
 
+# %% ../../nbs/data/14_bags.ipynb #637c61ad
 def original(source:Source, reading:Reading, channels:int)->Picture: # of a set
     "A picture in its own resolution. Raises `InputError` when its file has changed."
     if source.picture is not None:
@@ -297,7 +310,7 @@ def make_pile(reader:Reader, shapes, # of (H,W) of its pictures, in order
 FEW, HELD = 24, 2**27 # pictures by which the scale is chosen, and numbers in all but the first
 
 @dataclass
-class Survey:
+class FirstLook:
     "What a first look at all pictures finds."
     shapes: dict = field(default_factory=dict) # pile -> (H,W) of its pictures
     kinds: dict = field(default_factory=dict) # type of the numbers -> name of a picture
@@ -327,7 +340,7 @@ class Survey:
         return pictures_line(channels, self.kinds, how, gray)
 
 # %% ../../nbs/data/14_bags.ipynb #dd2842ce
-def check_number(survey:Survey, readers, where:str, least:int=10): # pictures of each pile
+def check_number(survey:FirstLook, readers, where:str, least:int=10): # pictures of each pile
     "Raise `InputError` where a pile is too small; corrected pictures count in either."
     more = len(survey.shapes.get('corrected', ()))
     for what in PILES:
@@ -338,7 +351,7 @@ def check_number(survey:Survey, readers, where:str, least:int=10): # pictures of
 
 # %% ../../nbs/data/14_bags.ipynb #a36460a8
 def looked_at(masks, # path or `Picture` for each item of object pictures, some of them None, or none
-              survey:Survey # of these
+              survey:FirstLook # of these
              )->tuple: # path, (H,W) bool or None for each item, or none; a line about them, messages
     "True masks that can be used. Raises `InputError` for masks of another size, and for such as do not say the object."
     tally, kept, places = Tally(), list(masks), zip(survey.places['objects'], survey.shapes['objects'])
@@ -446,7 +459,7 @@ def part_drawn(items:dict, drawn:dict, # objects, backgrounds -> of paths or `Pi
     return Parted(kept, [d for _, d in gone], [*compress(masks, keep['objects'])], groups, said)
 
 # %% ../../nbs/data/14_bags.ipynb #ac687303
-def check_drawn(drawn, survey:Survey)->tuple: # `Drawn` for each corrected item -> `learned_from`; how they were read
+def check_drawn(drawn, survey:FirstLook)->tuple: # `Drawn` for each corrected item -> `learned_from`; how they were read
     "What the masks say that are learned from. Raises `InputError` for a mask that does not fit its picture."
     tally, n, unknown, pixels, shows = Tally(), dict.fromkeys(PILES, 0), 0, 0, []
     places = zip(survey.places.get('corrected', ()), survey.shapes.get('corrected', ()))
@@ -461,7 +474,7 @@ def check_drawn(drawn, survey:Survey)->tuple: # `Drawn` for each corrected item 
     warning = DRAWN_SAYS['shows'].format(names=and_more(shows)) if shows else ''
     return learned_from(n, survey, unknown/max(1, pixels)), '\n'.join(filter(None, (tally.line(), warning)))
 
-def learned_from(n:dict, survey:Survey, unknown:float)->dict: # objects, backgrounds -> pictures; share of the pixels
+def learned_from(n:dict, survey:FirstLook, unknown:float)->dict: # objects, backgrounds -> pictures; share of the pixels
     "How many masks are learned from; nothing where there is none."
     if not sum(n.values()):
         return {}
@@ -499,7 +512,7 @@ def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
                drawn=() # `Drawn` for each item of the corrected ones' reader
               )->Bags:
     "A data set of what two readers give. Raises `InputError` where pictures are too few or do not go together."
-    survey = Survey()
+    survey = FirstLook()
     channels = readers['objects'].reading.channels or channels_of(survey.look(readers), where)
     if not survey.shapes:
         list(survey.look(readers))
@@ -522,6 +535,17 @@ def read_piles(readers, # objects, backgrounds, perhaps corrected -> `Reader`
     return Bags(**piles, learned=learned, normalisation=how, scale=float(scale), reading=readers['objects'].reading,
                 unreadable=bad, pictures='\n'.join(line for line in lines if line))
 
+# %% ../../nbs/data/14_bags.ipynb #cafc78ab
+SCORED_SAYS = {
+    'some': '{where}: {n} of {of} object pictures have a mask for scores; of those that are held out these are scored.',
+    'none': '{where}: none of {of} object pictures has a mask for scores: there will be none.'}
+
+def scored_by(masks, where)->tuple: # path or None for each item of object pictures, or none; what messages call them
+    "The masks, or none where each is None; a message where some are missing."
+    n, of = sum(m is not None for m in masks), len(masks)
+    said = [SCORED_SAYS['some' if n else 'none'].format(where=where, n=n, of=of)] if n<of else []
+    return masks if n else [], said
+
 # %% ../../nbs/data/14_bags.ipynb #9748c257
 def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CSV table
               reading:Reading=Reading(), # how files become pictures
@@ -530,13 +554,14 @@ def read_bags(folder, # holds objects/ and backgrounds/, perhaps masks/; or a CS
               use:bool=False # learn from masks, or keep them for scores
              )->Bags:
     "A data set from a user's files. Raises `InputError` when something is missing, too small or wrong."
-    files, said = find_files(folder, use)
+    files, said = find_files(folder, use, gaps=True)
     drawn, more = drawn_in(folder)
     used = {what: {p: Drawn(files['used'][p], what, False) for p in files[what] if p in files.get('used', ())}
             for what in PILES}
     each = {what: [drawn.get(p) or used[what].get(p) for p in files[what]] for what in PILES}
     parted = part_drawn(files, each, files['masks'], files.get('groups'))
     readers = {what: Reader(items, reading) for what, items in parted.items.items()}
-    bags = read_piles(readers, str(folder), normalise, scale, parted.masks, parted.groups, parted.drawn)
+    masks, few = scored_by(parted.masks, folder)
+    bags = read_piles(readers, str(folder), normalise, scale, masks, parted.groups, parted.drawn)
     source = f'your images in {shown(Path(folder).resolve().name)}'
-    return replace(bags, notes=said+more+parted.said, source=source)
+    return replace(bags, notes=said+more+parted.said+few, source=source)

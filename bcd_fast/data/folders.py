@@ -198,11 +198,11 @@ def located(here:Path, name:str)->Path: # folder of a table, path in it
     found = [n for n in (name, *names) if os.path.exists(here/n)]
     return here/(found[0] if found else name.replace('\\', '/'))
 
-def masks_of_rows(path, rows)->tuple: # table, its rows of object pictures -> paths or none at all, messages
+def masks_of_rows(path, rows, gaps:bool=False)->tuple: # table, its rows of object pictures; of `find_masks` -> as it
     "The masks of a table."
     without = [r['path'] for r in rows if not r.get('mask')]
-    if not without:
-        return [located(Path(path).parent, r['mask']) for r in rows], []
+    if len(without)<len(rows) and gaps or not without:
+        return [located(Path(path).parent, r['mask']) if r.get('mask') else None for r in rows], []
     n = len(rows)-len(without)
     return [], [TABLE_SAYS['masks'].format(path=path, n=n, of=len(rows), first=without[0])] if n else []
 
@@ -218,7 +218,8 @@ def used_of_rows(path, rows)->dict: # table, its rows -> picture -> mask
         raise InputError(TABLE_SAYS['no_masks'].format(path=path))
     return used
 
-def read_table(path, use:bool=False # learn from masks, or keep them for scores
+def read_table(path, use:bool=False, # learn from masks, or keep them for scores
+               gaps:bool=False # of `find_masks`
               )->tuple: # objects, backgrounds, masks -> paths; groups: pile -> labels; used: picture -> mask; messages
     "The files of a CSV table. Raises `InputError` for missing columns and unknown labels."
     rows, files, groups = read_rows(path), {}, {}
@@ -229,7 +230,7 @@ def read_table(path, use:bool=False # learn from masks, or keep them for scores
             groups[what] = [r['group'] or f'line {r["line"]}' for r in mine]
     if use:
         return files|dict(masks=[], groups=groups, used=used_of_rows(path, rows)), []
-    masks, said = masks_of_rows(path, [r for r in rows if r['kind']])
+    masks, said = masks_of_rows(path, [r for r in rows if r['kind']], gaps)
     return files|dict(masks=masks, groups=groups), said
 
 
@@ -240,6 +241,7 @@ FOLDER_SAYS = {
     'no_mask': '{folder}: no mask for {names}, so no scores are made.',
     'elsewhere': '{path}: {names} left out: masks are looked for in masks/.',
     'two_masks': '{folder}: two masks for {names}, so no scores are made.',
+    'two_unscored': '{folder}: two masks for {names}, which are not scored: leave one of them.',
     'extra': '{folder}: {names} left out: a mask of no object picture.',
     'no_folder': '{path} has no masks/ to learn from: put masks there, or leave data.masks=use out.',
     'no_used': '{folder} holds no mask of a picture to learn from: a mask has the name of its picture.',
@@ -271,16 +273,20 @@ def masks_by_name(folder)->tuple: # of masks -> name -> of paths; messages
 
 def find_masks(folder, # of masks
                objects, # paths of object images
-               top # folder of these
-              )->tuple: # path of a mask for each, or none at all; messages
+               top, # folder of these
+               gaps:bool=False # may pictures be without a mask? Else all have one, or none
+              )->tuple: # path of a mask for each, or None; messages
     "Masks by the names of their object images. Raises `InputError` when the folder holds none."
     (by_name, said), names = masks_by_name(folder), [name_below(p, top) for p in objects]
     missing = [p.relative_to(top) for p, n in zip(objects, names) if n not in by_name]
     twice = [p.relative_to(top) for p, n in zip(objects, names) if len(by_name.get(n, ()))>1]
     extra = [p.relative_to(folder) for n in sorted(set(by_name)-set(names)) for p in by_name[n]]
-    for why, left in dict(no_mask=missing, two_masks=twice, extra=extra).items():
+    wrong = dict(two_unscored=twice) if gaps else dict(no_mask=missing, two_masks=twice)
+    for why, left in (wrong|dict(extra=extra)).items():
         said += [FOLDER_SAYS[why].format(folder=folder, names=and_more(left))] if left else []
-    return [] if missing or twice else [by_name[n][0] for n in names], said
+    if (missing or twice) and not gaps:
+        return [], said
+    return [by_name[n][0] if len(by_name.get(n, ()))==1 else None for n in names], said
 
 # %% ../../nbs/data/03_folders.ipynb #1ec5679f
 def mask_names(p:Path, top:Path, what:str, taken)->list: # picture, its folder, its pile; names of object pictures
@@ -313,20 +319,22 @@ def used_masks(folders:dict, files:dict)->tuple: # of `find_files` -> picture ->
 
 
 # %% ../../nbs/data/03_folders.ipynb #3ff610ec
-def scored_masks(path:Path, folders:dict, files:dict # data folder; of `find_files`
-                )->tuple: # as of `find_masks`
+def scored_masks(path:Path, folders:dict, files:dict, # data folder; of `find_files`
+                 gaps:bool=False # of `find_masks`
+                )->tuple: # as of it
     "Masks that are for scores. Raises `InputError`."
     if folders['masks'].is_dir():
-        return find_masks(folders['masks'], files['objects'], folders['objects'])
+        return find_masks(folders['masks'], files['objects'], folders['objects'], gaps)
     named = [f'{p.name}/' for p in sorted(path.iterdir()) if p.name.lower() in ALMOST and p.is_dir()]
     return [], [FOLDER_SAYS['elsewhere'].format(path=path, names=and_more(named))] if named else []
 
-def find_files(path, use:bool=False # learn from masks, or keep them for scores
+def find_files(path, use:bool=False, # learn from masks, or keep them for scores
+               gaps:bool=False # of `find_masks`
               )->tuple: # objects, backgrounds, masks -> paths; groups, used as of `read_table`; messages
     "The files of a folder or a table, with a mask for each object image or none. Raises `InputError`."
     path, files, said = Path(path), {}, []
     if path.suffix.lower() in TABLES and not path.is_dir():
-        return read_table(path, use)
+        return read_table(path, use, gaps)
     if path.is_file():
         raise InputError(FOLDER_SAYS['table'].format(path=path, suffixes=', '.join(sorted(TABLES))))
     folders = {what: pile_folder(path, what) for what in ('objects','backgrounds','masks')}
@@ -336,7 +344,7 @@ def find_files(path, use:bool=False # learn from masks, or keep them for scores
     if use:
         used, more = used_masks(folders, files)
         return files|dict(masks=[], used=used), said+more
-    masks, more = scored_masks(path, folders, files)
+    masks, more = scored_masks(path, folders, files, gaps)
     return files|dict(masks=masks), said+more
 
 

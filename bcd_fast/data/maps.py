@@ -277,12 +277,16 @@ UNITS = dict(area=('m2','square metres', 'area', '12', '2.5m2'), length=('m','me
 class Measure:
     "A length or an area, in pixels or on the ground."
     value: float = 0.
-    ground: bool = False # metres or square metres
+    unit: str = '' # m, m², or nothing: pixels
+    @property
+    def ground(self)->bool:
+        "Whether it is on the ground."
+        return self.unit!=''
     def pixels(self, pixel:float)->float: # what one measures on the ground, in the same unit
         "The same in pixels."
         return self.value/pixel if self.ground else self.value
     def __str__(self):
-        return f'{self.value:g}{" m" if self.ground else ""}'
+        return f'{self.value:g} {self.unit}'.strip()
 
 def measure(text, word:str, kind:str)->Measure: # what was typed; the word it follows; of `UNITS`
     "Read a length or an area. Raises `InputError`."
@@ -298,7 +302,7 @@ def measure(text, word:str, kind:str)->Measure: # what was typed; the word it fo
     if not 0<=value<float('inf'):
         said = dict(what=what, pixels=pixels, unit=units, metres=metres)
         raise InputError(SAY['number'].format(word=word, text=text, **said))
-    return Measure(value, ground)
+    return Measure(value, unit.replace('2', '²') if ground else '')
 
 # %% ../../nbs/data/15_maps.ipynb #1bd9eb97
 A, E2 = 6378137., 0.00669437999014 # WGS 84: half of the long axis in metres, square of the eccentricity

@@ -180,9 +180,9 @@ ONE = '{path} holds {n} pictures: labelling tools are given files of one picture
 PLAIN = '1','L','LA','P','PA','RGB','RGBA' # modes of Pillow that a browser shows as they are
 ORIENTATION = 0x0112 # of EXIF
 
-def shape_of(path)->tuple: # (H,W)
+def shape_of(path, key:str=None)->tuple: # HDF5: name of the data set -> (H,W)
     "The size of a picture; a large TIFF is not read. Raises `InputError` where a file does not hold one."
-    with open_images(path) as sources:
+    with open_images(path, key=key) as sources:
         if len(sources)!=1:
             raise InputError(ONE.format(path=path, n=len(sources)))
         return tuple(int(s) for s in sources[0].shape)

@@ -193,11 +193,11 @@ def check_labels(entries, export:Export, labels:Labels)->list: # of `Entry` -> o
     return [TAKEN_SAYS['strange'].format(found=strange)] if strange else []
 
 # %% ../../nbs/exchange/06_exports.ipynb #909fd8e6
-def check_fits(entry, name:str, path)->tuple: # Entry; of `pictures_of` -> (H,W)
+def check_fits(entry, name:str, path, key:str=None)->tuple: # Entry; of `pictures_of`; of HDF5 -> (H,W)
     "The size of a picture. Raises `InputError` where an entry does not fit to it."
     if entry.reason:
         raise InputError(entry.reason)
-    shape = shape_of(path)
+    shape = shape_of(path, key)
     for size in entry.sizes:
         if size!=shape:
             raise InputError(TAKEN_SAYS['size'].format(name=name, found=size, path=path, shape=shape))
@@ -213,10 +213,10 @@ def matched(entries, names:Names, bad:list)->list: # of `Entry`; where sentences
     return [(name, e) for name, e in pairs if many[name]==1 and name]
 
 # %% ../../nbs/exchange/06_exports.ipynb #de077eeb
-def take(taken:Taken, name:str, entry, names:Names, labels:Labels)->None: # of `matched`
+def take(taken:Taken, name:str, entry, names:Names, labels:Labels, key:str=None)->None: # of `matched`; of HDF5
     "Write the mask of a picture. Raises `InputError` where its entry does not fit."
     path = names.pictures[name]
-    shape = check_fits(entry, name, path)
+    shape = check_fits(entry, name, path, key)
     mask = composed(entry.draw(path, shape), shape, labels)
     write_corrected(names.folder, name, mask, shape)
     taken.names.append(name)
@@ -227,7 +227,8 @@ def take(taken:Taken, name:str, entry, names:Names, labels:Labels)->None: # of `
 def import_masks(export, # file or folder that a labelling tool exported
                  folder, # with objects/ and backgrounds/
                  labels:Labels=Labels(), # what labels mean
-                 empty:bool=False # COCO, GeoJSON: pictures without annotations were looked at, and nothing is there
+                 empty:bool=False, # COCO, GeoJSON: pictures without annotations were looked at, and nothing is there
+                 key:str=None # HDF5: name of the data set of pictures
                 )->Taken:
     "Write corrected masks into the folder. Raises `InputError` for an export of which nothing can be taken."
     names = Names(Path(folder), pictures_of(folder))
@@ -242,7 +243,7 @@ def import_masks(export, # file or folder that a labelling tool exported
     with only_one(names.folder):
         before = len(earlier_of(folder))
         for name, entry in pairs:
-            attempted(lambda: take(taken, name, entry, names, labels), taken.left_out)
+            attempted(lambda: take(taken, name, entry, names, labels, key), taken.left_out)
         taken.kept = len(earlier_of(folder))-before
     if not taken.names:
         more = TAKEN_SAYS['more'].format(n=len(taken.left_out)-1) if len(taken.left_out)>1 else ''

@@ -167,18 +167,19 @@ def document_root(files, root=None)->Path: # that are shown; Label Studio's docu
     "The folder that holds the deepest folder above all files: Label Studio's local storage must lie below the root."
     return Path(os.path.abspath(root)) if root else above_all(files).parent
 
-def shown_file(path, name:str, files:Files)->Path: # a picture; its name
+def shown_file(path, name:str, files:Files, key:str=None)->Path: # a picture; its name; HDF5: of the data set
     "What a browser is given of a picture: the file itself, or a PNG that is written now."
     if shown_as_stored(path):
         return Path(path)
-    return files.put(f'previews/{name}.png', png_bytes(eight_bits(path)))
+    return files.put(f'previews/{name}.png', png_bytes(eight_bits(path, key=key)))
 
 def write_label_studio(found:Iterable, # of (path of a picture, (H,W) bool, (H,W) in [0,1] or None, threshold)
                        out, top, # folder for the files, made if it is not there; folder that names are relative to
                        root=None, # Label Studio's document root, for None as `document_root`
                        label:str='object', # of what is masked
                        version:str='bcd_fast', # of the model
-                       said:Said=None # where sentences about single pictures are added
+                       said:Said=None, # where sentences about single pictures are added
+                       key:str=None # HDF5: name of the data set of pictures
                       )->list: # paths of the files that are shown
     "Write tasks with predictions. Raises `InputError` for a picture outside of the root."
     files = Files(out)
@@ -186,7 +187,7 @@ def write_label_studio(found:Iterable, # of (path of a picture, (H,W) bool, (H,W
         name = name_below(path, top)
         prediction = brush_prediction(np.asarray(mask, bool), prob, threshold, label, version)
         task = dict(data=dict(image='', picture=name), predictions=[prediction])
-        return shown_file(path, name, files), task
+        return shown_file(path, name, files, key), task
     made = [*for_each(found, task_of, said)]
     seen = [file for file, _ in made]
     for file, task in made:

@@ -46,13 +46,14 @@ def labelme_file(name:str, mask, # of a picture; (H,W) bool
 def write_labelme(found:Iterable, # of (path of a picture, (H,W) bool, (H,W) in [0,1] or None, threshold)
                   out, top, # folder for the files, made if it is not there; folder that names are relative to
                   label:str='object', # of what is masked
-                  said:Said=None # where sentences about single pictures are added
+                  said:Said=None, # where sentences about single pictures are added
+                  key:str=None # HDF5: name of the data set of pictures
                  )->list: # paths of the JSON files
     "Write a folder that labelme opens; files that somebody has saved there stay. Raises `InputError`."
     files, said_kept = Files(out), said or Said()
     def file_of(path, mask, prob, threshold):
         name = name_below(path, top)
-        files.put(f'{name}.png', png_bytes(eight_bits(path)))
+        files.put(f'{name}.png', png_bytes(eight_bits(path, key=key)))
         content = labelme_file(name, np.asarray(mask, bool), prob, threshold, label)
         return files.put(f'{name}.json', json.dumps(content).encode(), said_kept)
     return [*for_each(found, file_of, said)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALARMS_AT', 'GAINS', 'SHARES', 'TABLE', 'GAIN', 'FILES', 'ABOUT_MODEL', 'NO_MASK', 'HOW', 'ON_CARD', 'NO_SCORES',
-           'HeldOut', 'read_rows', 'at_threshold', 'alarms_found', 'rate_found', 'gain_found', 'training_findings',
+           'HeldOut', 'monitor_rows', 'at_threshold', 'alarms_found', 'rate_found', 'gain_found', 'training_findings',
            'area_figure', 'gains_of', 'gain_figure', 'saved_pictures', 'write_report', 'how_trained', 'data_rows',
            'training_rows', 'score_rows', 'markdown_table', 'model_card']
 
@@ -27,7 +27,7 @@ class HeldOut:
     objects: np.ndarray # (N,1,H,W) in [0,1], or a list of (h,w): masks of object images
     backgrounds: np.ndarray # (M,1,H,W) in [0,1], or a list of (h,w): masks of backgrounds
 
-def read_rows(folder)->list: # of dicts, one an epoch
+def monitor_rows(folder)->list: # of dicts, one an epoch
     "What the monitor of a run wrote; nothing where there was none."
     path = Path(folder)/'monitor.json'
     return json.loads(path.read_text()) if path.is_file() else []
@@ -43,7 +43,7 @@ ALARMS_AT = ('at the threshold {threshold:.3g}, {pixel:.2%} of the pixels of hel
 GAINS = ('counterfactuals make up for {median:.0%} (median over clusters, {least:.0%} to {most:.0%}) of what '
          'separates plain backgrounds from object images.')
 
-def alarms_found(rows)->list: # of `read_rows` -> of `Finding`
+def alarms_found(rows)->list: # of `monitor_rows` -> of `Finding`
     "The alarms of the last epoch."
     alarms = [Finding('warning', 'alarm', a) for r in rows[-1:] for a in r['alarms']]
     return alarms or [Finding('fine', 'alarms', 'none after the last epoch.')]
@@ -62,7 +62,8 @@ def gain_found(clusters)->Finding: # of the last epoch
     said = GAINS.format(median=np.median(gains), least=gains.min(), most=gains.max())
     return Finding('fine' if np.median(gains)>.5 else 'warning', 'divergence', said)
 
-def training_findings(rows, curve:dict, threshold:float)->list: # of `read_rows`, of `false_alarm_curve` -> of `Finding`
+def training_findings(rows, curve:dict, # of `monitor_rows`, of `false_alarm_curve`
+                      threshold:float)->list: # of `Finding`
     "What a training left behind."
     clusters = rows[-1]['clusters'] if rows else []
     found = [*alarms_found(rows), rate_found(curve, threshold)]
@@ -83,11 +84,11 @@ def area_figure(held_out:HeldOut): # -> figure
     ax.legend()
     return fig
 
-def gains_of(rows, cluster:int)->list: # of `read_rows` -> one an epoch, nan where the cluster was not seen
+def gains_of(rows, cluster:int)->list: # of `monitor_rows` -> one an epoch, nan where the cluster was not seen
     "The gain of a cluster over the epochs."
     return [next((c['gain'] for c in r['clusters'] if c['cluster']==cluster), np.nan) for r in rows]
 
-def gain_figure(rows): # of `read_rows` -> figure
+def gain_figure(rows): # of `monitor_rows` -> figure
     "The gain of each cluster over the epochs."
     fig, ax = plt.subplots(figsize=(6,2.6), layout='constrained')
     epochs = [r['epoch'] for r in rows]
@@ -116,7 +117,7 @@ def saved_pictures(folder)->dict: # of a run -> caption -> path
 def write_report(folder, title:str, held_out:HeldOut, # of a run
                  also=())->list: # `Finding`s of before the training -> of `Finding`
     "Write `report.html`."
-    folder, rows = Path(folder), read_rows(folder)
+    folder, rows = Path(folder), monitor_rows(folder)
     found = [*also, *training_findings(rows, held_out.curve, held_out.threshold)]
     tables, pictures = {}, {'Areas of the masks': area_figure(held_out)}
     if rows and rows[-1]['clusters']:

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'ANEW', 'STALE', 'PICTURES_OF_RUN', 'FILES',
            'FOLDERS', 'USED', 'AMONG', 'READ_IN', 'FIT', 'CHOSEN', 'FOUND_NOTHING', 'TOLD_APART', 'FEWEST_TOLD',
-           'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'UNSCORED', 'WHOLE_DATA', 'SETTINGS',
-           'NO_RUN', 'REPLACED', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash', 'settings_metrics',
-           'doubt', 'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1', 'only_begun',
-           'check_unused', 'check_among', 'check_unfinished', 'sweep_run', 'held', 'note_data', 'begun_with',
-           'same_data', 'data_as_begun', 'threads_as_begun', 'held_out_of', 'find_threshold', 'choice_of',
+           'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'UNSCORED', 'FEW_SCORED', 'WHOLE_DATA',
+           'SETTINGS', 'NO_RUN', 'REPLACED', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash',
+           'settings_metrics', 'doubt', 'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1',
+           'only_begun', 'check_unused', 'check_among', 'check_unfinished', 'sweep_run', 'held', 'note_data',
+           'begun_with', 'same_data', 'data_as_begun', 'threads_as_begun', 'held_out_of', 'find_threshold', 'choice_of',
            'uses_clusters', 'judge_condition', 'normalisation_of', 'keep_model', 'about_clusters', 'about_grounds',
            'run_stage2', 'say_left_out', 'say_lines', 'data_of_run', 'who_set_k', 'finish_run', 'masks_of',
            'held_out_masks', 'some_objects', 'finish_for', 'told_apart', 'learned_of', 'without_names', 'learned_found',
-           'unscored', 'scored_part', 'apart_found', 'about_whole', 'score_test', 'run_whole', 'whole_metrics',
-           'metrics_in', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares', 'run_experiment', 'reason',
-           'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run', 'evaluate_run', 'report']
+           'unscored', 'few_scored', 'scored_part', 'apart_found', 'about_whole', 'score_test', 'run_whole',
+           'whole_metrics', 'metrics_in', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares',
+           'run_experiment', 'reason', 'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run',
+           'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, os, pandas as pd, re, torch
@@ -44,6 +45,7 @@ from ..training.checkpoints import CannotGoOn, kept_state, use_threads
 from ..training.learner import predict_masks
 from ..training.stage2 import settled, train_masker
 from ..training.windows import cut
+from ..training.processes import check_number
 from ..training.whole_pictures import check_whole, load_bags, train_on_pictures
 from ..scoring.thresholds import false_alarm_curve, sure_for, threshold_figure, threshold_for
 from ..scoring.condition import ClusterChoice, judge_clusters, verdict
@@ -470,8 +472,9 @@ def told_apart(masks:dict)->float: # of `held_out_masks` -> AUROC
     return share_above(tops['objects'], tops['backgrounds'])
 
 # %% ../../nbs/experiments/05_runs.ipynb #a150892a
-UNSCORED = ('no scores: all masks were learned from, or some pictures lack one. Score other pictures, such as those of '
-            'test_objects/ and test_masks/: bcd_eval RUN DIR --prefix test_.')
+UNSCORED = ('no scores: all masks were learned from, or no held-out picture has one. Score other pictures, such as '
+            'those of test_objects/ and test_masks/: bcd_eval RUN DIR --prefix test_.')
+FEW_SCORED = 'scores are of {n} of {of} held-out pictures with the object: the others have no mask.'
 
 def learned_of(bags)->dict: # Bags -> how many, names, files, numbers; None where no mask was learned from
     "Which pictures with masks were learned from."
@@ -483,12 +486,18 @@ def without_names(learned:dict)->dict: # of `learned_of`
 
 def learned_found(bags, found:dict)->list: # Bags, of `score_test` -> of `Finding`
     "What the report says of masks that were learned from."
-    said = (learned_line(bags.learned, 'were'), (unscored(bags, found) or '').rstrip('.'))
+    said = (learned_line(bags.learned, 'were'), (unscored(bags, found) or few_scored(bags, found)).rstrip('.'))
     return [Finding('note', 'masks', f'{line}.') for line in said if line]
 
 def unscored(bags, found:dict)->str: # Bags, of `score_test`; None where it is clear
     "Why there are no scores."
-    return UNSCORED if bags.learned and not found else None
+    masks = bags.learned or any(s.mask is not None for s in bags.objects.sources)
+    return UNSCORED if masks and not found else None
+
+def few_scored(bags, found:dict)->str: # Bags, of `score_test`; '' where all are scored, or none
+    "How many of the held-out pictures have scores."
+    n, of = found.get('pictures', 0), len(bags.indices()[scored_part(bags)])
+    return FEW_SCORED.format(n=n, of=of) if 0<n<of else ''
 
 def scored_part(bags)->str: # Bags -> test, or valid where there is no test part with a mask: masks may have come later
     "Which object pictures are scored."
@@ -544,8 +553,7 @@ def run_whole(cfg, name:str, folder, say, resume:bool, bags)->tuple: # as for `r
                     learned_masks=learned and {k: v for k, v in learned.items() if k not in ('files','numbers')})
     before = [apart_found(auroc), *learned_found(bags, found)]
     findings = write_report(folder, f'{bags.source}, seed {cfg.seed}', held_out, before)
-    if metrics['unscored']:
-        say(metrics['unscored'])
+    say_lines(metrics['unscored'] or few_scored(bags, found), say)
     if auroc<FEWEST_TOLD:
         say(FOUND_NOTHING.format(auroc=auroc))
     metrics |= {k: found.get(k) for k in OF_PICTURES}
@@ -691,6 +699,7 @@ def resume_run(folder, say=say_line)->tuple: # contents of metrics.json, message
         raise CannotGoOn(NO_RUN['other'].format(folder=folder))
     check_unfinished(folder)
     cfg, name = settings_in(folder)
+    check_number(cfg.trainer.processes, begun=True) # before anything is read
     return run_experiment(cfg, name, folder, say, resume=True)
 
 # %% ../../nbs/experiments/05_runs.ipynb #dfdb87cd

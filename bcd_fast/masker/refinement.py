@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BINS', 'ENDS', 'SMOOTH', 'FLOOR', 'ROUNDS', 'BLUR', 'MOST', 'REACH', 'FEWEST', 'blurred', 'places', 'log_histogram',
-           'gray_evidence', 'places_of', 'grown', 'may_rise', 'following_grays', 'parts_of', 'without_unsure', 'refine',
-           'Finish', 'with_finish']
+           'gray_evidence', 'places_of', 'grown', 'may_rise', 'following_grays', 'connected_components',
+           'without_unsure', 'refine', 'Finish', 'with_finish']
 
 # %% ../../nbs/masker/02_refinement.ipynb #8595c9c3
 import numpy as np, torch, torch.nn.functional as F
@@ -84,7 +84,7 @@ def following_grays(x, z)->torch.Tensor: # (B,C,H,W) in [0,1], (B,1,H,W) logits 
     return torch.where(enough.view(-1,1,1,1), refined, z)
 
 # %% ../../nbs/masker/02_refinement.ipynb #3d82a645
-def parts_of(z)->tuple: # (H,W) -> (H,W) numbers of connected parts above 0, (P+1,) largest value of each; 0: no part
+def connected_components(z)->tuple: # (H,W) -> (H,W) numbers of those above 0, (P+1,) largest value of each; 0: none
     "The connected parts of a mask."
     numbers, n = label(z>0)
     return numbers, np.concatenate([[np.inf], maximum(z, numbers, np.arange(1, n+1))])
@@ -93,7 +93,7 @@ def without_unsure(z, sure:float)->torch.Tensor: # (B,1,H,W) logits, logit -> (B
     "Parts of masks that do not reach `sure` fall below 0."
     lowered = []
     for one in z.float().cpu().numpy()[:,0]:
-        numbers, largest = parts_of(one)
+        numbers, largest = connected_components(one)
         lowered.append(np.where(largest[numbers]<sure, one-sure, one))
     return torch.from_numpy(np.stack(lowered)[:,None]).to(z)
 

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['OUTPUTS', 'DAMAGED', 'CORNERS', 'GEO_TAGS', 'TIFF_HEADS', 'JPEG_2000', 'GEO_SAYS', 'RPC', 'WORLDS', 'PIXELS',
            'ON_EARTH', 'runs_of', 'run_lengths', 'from_run_lengths', 'compressed', 'expanded', 'regions', 'mean_score',
-           'coco_annotation', 'numbered', 'coco_annotations', 'coco_file', 'polygons', 'signed_area', 'turned',
-           'head_of', 'tag_value', 'tags_of', 'geo_tags', 'pixel_with', 'rasterio_place', 'tags_by_rasterio',
-           'places_in', 'told_elsewhere', 'on_earth', 'check_somewhere', 'ground_pixel', 'map_coordinates',
-           'Georeference', 'used', 'ground_reference', 'georeference', 'geojson_feature', 'unwound', 'one_turn',
-           'on_map', 'Telling', 'geojson', 'tinted', 'overlay']
+           'coco_annotation', 'numbered', 'coco_file', 'polygons', 'signed_area', 'turned', 'head_of', 'tag_value',
+           'tags_of', 'geo_tags', 'pixel_with', 'rasterio_place', 'tags_by_rasterio', 'places_in', 'told_elsewhere',
+           'on_earth', 'check_somewhere', 'ground_pixel', 'map_coordinates', 'Georeference', 'used', 'ground_reference',
+           'georeference', 'geojson_feature', 'unwound', 'one_turn', 'on_map', 'Telling', 'geojson', 'tinted',
+           'overlay']
 
 # %% ../../nbs/prediction/02_outputs.ipynb #b87d72ad
 import io, itertools, numpy as np, os, tifffile
@@ -106,14 +106,6 @@ def coco_annotation(region:Region, shape)->dict: # (H,W) of the mask
 def numbered(annotations, image_id:int, first:int)->list: # of `coco_annotation`; number of the first
     "Annotations of an image."
     return [dict(id=i, image_id=image_id)|a for i, a in enumerate(annotations, first)]
-
-def coco_annotations(mask, # (H,W) bool
-                     prob, # (H,W) in [0,1]
-                     image_id:int, first:int=1 # number of the first annotation
-                    )->list: # of dict
-    "An annotation for each region, in the order of their last pixels."
-    found = found_regions([(0, mask, prob)])
-    return numbered([coco_annotation(r, mask.shape) for r in found], image_id, first)
 
 def coco_file(images:list, annotations:list)->dict: # of dict each
     "The contents of `annotations.json`."

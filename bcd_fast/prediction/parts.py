@@ -9,9 +9,10 @@ __all__ = ['SLURM', 'SAYS', 'array_part', 'part_of', 'heads_of', 'check_parts', 
 # %% ../../nbs/prediction/07_parts.ipynb #013c3dc7
 from collections import Counter
 from pathlib import Path
-from ..core import InputError, write_whole
-from .predict import (
-    ANNOTATIONS, RECORD, WHOLE, Annotations, Found, Manifest, Part, clear, held, is_line, parts_of, same, whole_lines)
+from ..core import InputError
+from bcd_fast.prediction.predict import (
+    ANNOTATIONS, RECORD, WHOLE, Annotations, Found, Manifest, Part, clear, held, is_line, parts_of, same, whole_lines,
+    write_annotations)
 
 # %% ../../nbs/prediction/07_parts.ipynb #2cf76850
 SLURM = {k: f'SLURM_ARRAY_TASK_{k.upper()}' for k in ('id','count','min','max','step')}
@@ -95,8 +96,8 @@ def gone_from(out:Path, lines:dict, i:int, n:int)->list: # of a part -> sentence
     lost = [o for o, size in sizes.items() if not (out/o).is_file() or (out/o).stat().st_size!=size]
     return [SAYS['gone'].format(name=out/o, i=i, n=n) for o in sorted(lost)]
 
-def write_joined(out:Path, records:dict, settings:dict)->tuple: # -> `Manifest`, sentences on what has gone
-    "The record of all parts, and their annotations. Raises `Unwritten`."
+def write_joined(out:Path, records:dict, settings:dict)->tuple: # -> `Manifest`; sentences
+    "The record of all parts, and their annotations; missing results, notes. Raises `Unwritten`."
     lines, before = lines_in(out/RECORD, settings)
     gone, coco = [], Annotations(settings)
     for (i, n), p in records.items():
@@ -107,13 +108,12 @@ def write_joined(out:Path, records:dict, settings:dict)->tuple: # -> `Manifest`,
         lines, before = lines|more, [*before, *others]
     whole = Manifest(out/RECORD, settings)
     whole.lines, whole.before = lines, sorted({*before})
+    notes = write_annotations(whole, coco) if 'coco' in settings['write'] else []
     whole.begin()
-    if 'coco' in settings['write']:
-        write_whole(out/ANNOTATIONS, coco.data())
-    return whole, gone
+    return whole, gone, notes
 
 # %% ../../nbs/prediction/07_parts.ipynb #cb152634
-def merge_parts(out)->dict: # folder of results -> `parts`, `images`; `missing`: of parts, `failed`, `gone`: sentences
+def merge_parts(out)->dict: # folder of results -> `parts`, `images`; `missing`: of parts, `failed`, `gone`, `notes`
     "Join what parts have written. Raises `InputError` where there are none, where one runs, or where they do not fit."
     out = Path(out)
     if not out.is_dir():
@@ -123,7 +123,8 @@ def merge_parts(out)->dict: # folder of results -> `parts`, `images`; `missing`:
     with held(out, WHOLE, joins=True):
         heads = heads_of(records)
         settings = next(h['settings'] for h in heads.values() if 'settings' in h)
-        whole, gone = write_joined(out, records, settings)
+        whole, gone, notes = write_joined(out, records, settings)
         clear(out, Found([], None, [], WHOLE))
     failed = [m for h in heads.values() for m in (h.get('ended') or {}).get('failed', [])]
-    return dict(parts=n, images=len(whole.lines), missing=not_ended(heads, n), failed=failed, gone=gone)
+    return dict(parts=n, images=len(whole.lines), missing=not_ended(heads, n), failed=failed, gone=gone,
+                notes=notes)

@@ -9,13 +9,13 @@ __all__ = ['RECORD', 'ANNOTATIONS', 'TOOLS', 'ENDINGS', 'LONGEST', 'OURS_ALONE',
            'page_stem', 'page_stems', 'TakenNames', 'Part', 'scale_of', 'seen_sides', 'work_of', 'in_bands',
            'batches_of', 'of_picture', 'predict_pictures', 'check_size', 'check_work', 'OtherNumbers',
            'numbers_of_rows', 'fitted', 'for_model', 'parsed', 'whole_lines', 'is_below', 'is_line', 'same',
-           'software_of', 'is_ours', 'files_in', 'sorted_lines', 'is_changed', 'Manifest', 'real_path', 'add_line',
-           'Writing', 'save_array', 'save_bands', 'Made', 'in_pixels', 'save_regions', 'asked', 'save_maps',
+           'software_of', 'is_ours', 'files_in', 'sorted_lines', 'is_changed', 'is_texts', 'Manifest', 'real_path',
+           'add_line', 'Writing', 'save_array', 'save_bands', 'Made', 'in_pixels', 'save_regions', 'asked', 'save_maps',
            'save_cogs', 'aside', 'save_picture', 'probability_bands', 'large_overlay', 'save_from', 'save_large', 'Job',
-           'Annotations', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on', 'job_of', 'folder_of', 'named',
-           'predict_file', 'Found', 'holds_record', 'made_by_us', 'among_results', 'find_images', 'parts_of', 'held',
-           'clear', 'check_outputs', 'check_paths', 'predict_files', 'taken_names', 'predict_into', 'measures',
-           'predict_part', 'predict_folder']
+           'Annotations', 'is_free', 'write_annotations', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on',
+           'job_of', 'folder_of', 'named', 'predict_file', 'Found', 'holds_record', 'made_by_us', 'among_results',
+           'find_images', 'parts_of', 'held', 'clear', 'check_outputs', 'check_paths', 'predict_files', 'taken_names',
+           'predict_into', 'measures', 'predict_part', 'predict_folder']
 
 # %% ../../nbs/prediction/03_predict.ipynb #03f8f5d2
 import errno, hashlib, json, numpy as np, os, re, shutil, tifffile, time, unicodedata
@@ -320,6 +320,7 @@ def is_below(name:str)->bool: # with `/` between folders
 def is_line(v:dict)->bool: # of a record
     "Whether a line says what was made of a file."
     return (all(type(v.get(k)) is kind for k, kind in KINDS.items()) and 0<v['pages']<2**20
+            and type(v.get('texts', {})) is dict
             and all(type(n) is int and is_below(o) for o, n in v['outputs'].items()) and is_below(v['stem']))
 
 def same(a, b)->bool: # settings
@@ -365,12 +366,14 @@ def sorted_lines(lines:dict)->list: # of `Manifest`
     "The lines of a record in the order of the paths."
     return [lines[k] for k in sorted(lines)]
 
-def is_changed(path, size:int)->bool: # what lies where something of ours was written; bytes that were written
+def is_changed(path, size:int, sha256:str=None # what lies where we wrote; bytes that were written, of a text their hash
+              )->bool:
     "Whether somebody has put something else there, or has edited outlines; what is damaged is ours."
     if not Path(path).is_file():
         return True
     if Path(path).suffix=='.geojson':
-        return Path(path).stat().st_size!=size and parsed(Path(path).read_bytes()) is not None
+        other = Path(path).stat().st_size!=size or sha256 is not None and content_of(path)!=sha256
+        return other and parsed(Path(path).read_bytes()) is not None
     try:
         if Path(path).suffix=='.gpkg':
             return Path(path).stat().st_size!=size or not is_package(path)
@@ -380,6 +383,10 @@ def is_changed(path, size:int)->bool: # what lies where something of ours was wr
         return False
 
 # %% ../../nbs/prediction/03_predict.ipynb #a824d180
+def is_texts(v)->bool: # of the first line of a record
+    "Whether something says which annotations were written."
+    return type(v) is dict and all(type(h) is list and '/' not in n and n.endswith('.json') for n, h in v.items())
+
 @dataclass
 class Manifest:
     "The record of a prediction run. Raises `InputError` where its place is taken by something else."
@@ -390,6 +397,7 @@ class Manifest:
     new: list = field(default_factory=list) # of these, such as lie in the place of what was written
     folders: tuple = () # of outputs, below that of the record
     part: Part = WHOLE # which pictures are its business
+    texts: dict = field(default_factory=dict) # name of a file of annotations -> hashes of what may lie there
     def __post_init__(self):
         found = whole_lines(self.path)
         head = found[0] if found else {}
@@ -397,23 +405,24 @@ class Manifest:
         if not isinstance(head.get('settings'), dict) and self.path.exists() and self.path.stat().st_size:
             raise InputError(SAY['record'].format(path=self.path))
         lines = {l['path']: l for l in found[1:] if is_line(l)} if known else {}
-        written = {o: n for l in lines.values() for o, n in l['outputs'].items()}
+        written = {o: (n, l.get('texts', {}).get(o)) for l in lines.values() for o, n in l['outputs'].items()}
         before = head.get('before') if known and isinstance(head.get('before'), list) else []
         found = self.foreign(written) if known or not self.path.exists() else []
         self.new = [n for n in found if n in written]
+        self.texts = head['texts'] if known and is_texts(head.get('texts')) else {}
         self.before = sorted({*found, *(n for n in before if isinstance(n, str))})
         again = known and same(head['settings'], self.settings)
         self.lines = {k: l for k, l in lines.items() if again and not {*self.new} & {*l['outputs']}}
         if not again or self.before!=before or 'ended' in head:
             self.begin()
         self.moved = {(l['file'], l['sha256']): l for l in self.lines.values() if not os.path.exists(l['path'])}
-    def foreign(self, written:dict)->list: # names of what was written -> bytes; -> names
+    def foreign(self, written:dict)->list: # names of what was written -> for `is_changed`; -> names
         "What is in the folder and is named as an output, but is none, or none any more."
         ends = tuple(e for ends in ENDINGS.values() for e in ends)
         top, below = self.path.parent, {*self.folders, *(o.rpartition('/')[0] for o in written)}
         alike = {shown(p.relative_to(top).as_posix()): p for p in files_in(top, below) if folded(p.name).endswith(ends)}
         def other(name, p):
-            return not p.is_file() or not is_ours(p) if written.get(name) is None else is_changed(p, written[name])
+            return not p.is_file() or not is_ours(p) if name not in written else is_changed(p, *written[name])
         return sorted(name for name, p in alike.items() if self.part.holds(name) and other(name, p))
 
 # %% ../../nbs/prediction/03_predict.ipynb #1ac6128a
@@ -434,7 +443,9 @@ def add_line(path:Path, line:dict)->None: # of a JSON-lines file
 @patch
 def begin(self:Manifest, **more)->None: # what its first line says besides
     "Write the record anew, sorted: the same pictures give the same bytes."
-    lines = dict(version=VERSION, settings=self.settings, before=self.before, **more), *sorted_lines(self.lines)
+    texts = dict(texts=self.texts) if self.texts else {}
+    head = dict(version=VERSION, settings=self.settings, before=self.before, **texts, **more)
+    lines = head, *sorted_lines(self.lines)
     data = ''.join(f'{json.dumps(l)}\n' for l in lines).encode()
     if not self.path.is_file() or self.path.read_bytes()!=data:
         write_whole(self.path, data)
@@ -451,14 +462,17 @@ def done(self:Manifest, p:Path, sha256:str)->bool: # of its content
     if not line or line['sha256']!=sha256:
         return False
     sizes = {o: (folder/o).stat().st_size if (folder/o).is_file() else None for o in line['outputs']}
-    return sizes==line['outputs'] and all(is_ours(folder/o) for o in sizes) # an equal size may be that of zeros
+    whole = sizes==line['outputs'] and all(is_ours(folder/o) for o in sizes) # an equal size may be that of zeros
+    return whole and all(content_of(folder/o)==h for o, h in line.get('texts', {}).items() if o in sizes)
 
 @patch
 def add(self:Manifest, p:Path, sha256:str, stem:str, pages:int, outputs)->None: # content before it was read; names
     "Note what was made of a file. Raises `InputError` when the record cannot be written."
     sizes = {o: (self.path.parent/o).stat().st_size for o in outputs}
-    place = real_path(p)
-    self.lines[place] = dict(path=place, file=shown(p.name), sha256=sha256, stem=stem, pages=pages, outputs=sizes)
+    texts = {o: content_of(self.path.parent/o) for o in outputs if o.endswith('.geojson')}
+    place, more = real_path(p), dict(texts=texts) if texts else {}
+    about = dict(file=shown(p.name), sha256=sha256, stem=stem, pages=pages, outputs=sizes)
+    self.lines[place] = dict(path=place)|about|more
     add_line(self.path, self.lines[place])
 
 # %% ../../nbs/prediction/03_predict.ipynb #7d2b98cf
@@ -698,6 +712,27 @@ class Annotations:
             images.append(dict(id=len(images)+1)|{k: picture[k] for k in ('file_name','height','width')})
             regions += numbered(picture['annotations'], len(images), len(regions)+1)
         return json.dumps(coco_file(images, regions)).encode()
+
+# %% ../../nbs/prediction/03_predict.ipynb #bb98a9bb
+def is_free(path:Path, texts:dict)->bool: # for annotations; of `Manifest`
+    "Whether a file may be replaced: there is none, it is as it was written here, or it is damaged."
+    if not os.path.lexists(path):
+        return True
+    if not path.is_file():
+        return False
+    return not texts or content_of(path) in texts.get(path.name, ()) or parsed(path.read_bytes()) is None
+
+def write_annotations(manifest:Manifest, coco:Annotations)->list: # of sentences
+    "Write `annotations.json`, under another name where that was edited. Raises `Unwritten`."
+    out, stem, data = manifest.path.parent, ANNOTATIONS.removesuffix('.json'), coco.data()
+    names = [ANNOTATIONS, *(f'{stem}_{i}.json' for i in range(1, 1000))]
+    name = next(n for n in names if is_free(out/n, manifest.texts))
+    kept, sha256 = manifest.texts.get(name, []), hashlib.sha256(data).hexdigest()
+    manifest.texts = {name: list(dict.fromkeys([*kept, sha256]))}
+    manifest.begin()
+    write_whole(out/name, data)
+    manifest.texts = {name: [sha256]}
+    return [] if name==ANNOTATIONS else [SAY['changed'].format(path=out/ANNOTATIONS)]
 
 # %% ../../nbs/prediction/03_predict.ipynb #e1e626c1
 @dataclass
@@ -1027,7 +1062,7 @@ def predict_into(found:Found, model, about:dict, to:Writing, reading:dict, say)-
     files = found.mine()
     skipped = predict_files(run, files, say)
     if 'coco' in to.write and part.whole:
-        write_whole(out/ANNOTATIONS, coco.data())
+        run.notes += write_annotations(manifest, coco)
     elif 'coco' in to.write:
         coco.keep([p for p, _ in files])
     manifest.begin(**({} if part.whole else dict(ended=dict(failed=run.bad, images=found.digest()))))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OWN', 'BAND', 'UNTOUCHED', 'GRAYS', 'SAY', 'BASES', 'ABOUT', 'MOST', 'MOST_SIDE', 'NAMING', 'levels_of', 'to_levels',
            'share_at', 'gray_of_png', 'Draft', 'draft_path', 'check_draft', 'write_draft', 'read_draft', 'forget_draft',
-           'Ahead', 'Masker', 'Shown', 'packed', 'shown_of', 'Review', 'as_found', 'teaching_most', 'to_choose_from',
-           'suggested', 'names_in', 'listed']
+           'Ahead', 'FilePredictor', 'Shown', 'packed', 'shown_of', 'Review', 'as_found', 'teaching_most',
+           'to_choose_from', 'suggested', 'names_in', 'listed']
 
 # %% ../../nbs/review/00_session.ipynb #8b29ad16
 import io, json, numpy as np, threading, zlib
@@ -169,7 +169,7 @@ class Ahead:
 # %% ../../nbs/review/00_session.ipynb #12352147
 MOST, MOST_SIDE = 2**25, 2**14 # pixels of a picture, and of a side, that a browser can draw on
 
-class Masker:
+class FilePredictor:
     "The model of a folder: path of a picture -> probabilities."
     def __init__(self, model_dir, # with model.json and model.safetensors
                  key:str=None): # HDF5: name of the data set
@@ -196,7 +196,7 @@ def packed(a)->bytes: # (H,W) uint8
     "Bytes of a mask as browsers inflate them. As a picture they would pass a canvas, which some browsers alter."
     return zlib.compress(np.ascontiguousarray(a).tobytes(), 1)
 
-def shown_of(path, name:str, masker, key:str=None)->Shown: # of a picture; of `pictures_of`; `Masker`; as for it
+def shown_of(path, name:str, masker, key:str=None)->Shown: # of a picture; of `pictures_of`; `FilePredictor`; as for it
     "Read and predict a picture. Raises `InputError` where it cannot be shown."
     image = eight_bits(path, masker.bands, key)
     h, w = image.shape[:2]
@@ -210,7 +210,7 @@ class Review:
     "The pictures of a session, and what has been said of them."
     folder: Path # with objects/ and backgrounds/
     pictures: dict # name -> path, in the order in which they are shown
-    masker: object # `Masker`
+    masker: object # `FilePredictor`
     done: dict = field(default_factory=dict) # name -> right or nothing, in this session
     shapes: dict = field(default_factory=dict) # number -> (H,W)
     key: str = None # HDF5: name of the data set
@@ -302,7 +302,7 @@ def nothing(self:Review, i:int)->dict: # number of a picture -> of `state`
     return self.write(i, np.full(self.shape(i), GROUND, np.uint8), 'nothing')
 
 # %% ../../nbs/review/00_session.ipynb #e1079669
-def teaching_most(masker, # `Masker`
+def teaching_most(masker, # `FilePredictor`
                   new:dict, done:dict, # name -> path: pictures to choose from, and those with a corrected mask
                   n:int, # pictures that are wanted
                   say=lambda done, of: None # called after each picture
@@ -328,7 +328,7 @@ def to_choose_from(folder)->tuple: # of `pictures_of` -> names with a draft; nam
                  for known in (False, True))
     return drafts, new, done
 
-def suggested(folder, masker, # with objects/ and backgrounds/; `Masker`
+def suggested(folder, masker, # with objects/ and backgrounds/; `FilePredictor`
               n:int, # pictures that are wanted
               say=lambda done, of: None, # called after each picture
               choose=teaching_most # as `teaching_most`

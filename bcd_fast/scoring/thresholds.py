@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logit
 from matplotlib.figure import Figure
 from ..core import InputError, check_choice
-from ..masker.refinement import parts_of
+from ..masker.refinement import connected_components
 from ..drawing.figures import LINES
 
 # %% ../../nbs/scoring/02_thresholds.ipynb #5ad25b4b
@@ -71,7 +71,7 @@ def parts_in(masks, threshold:float=.5 # list of (h,w) in [0,1], of masks
     "How large the parts of masks are, and how sure the masker is of them."
     areas, tops = [np.zeros(0)], [np.zeros(0)]
     for m in masks:
-        numbers, largest = parts_of(logit(np.clip(m, 1e-7, 1-1e-7).astype(np.float64)))
+        numbers, largest = connected_components(logit(np.clip(m, 1e-7, 1-1e-7).astype(np.float64)))
         areas.append(np.bincount(numbers.ravel(), np.ravel(m>threshold), len(largest))[1:])
         tops.append(largest[1:])
     return np.concatenate(areas), np.concatenate(tops)

@@ -203,7 +203,8 @@ def bag_learner(bags:Bags, # whole pictures
     loss, masker, batches = loss or BagLoss(), masker or ModelConfig('even'), batches or WindowBatches()
     supervised = isinstance(loss, SupervisedBagLoss)
     if supervised and any(s.mask is None for s in bags.objects.sources):
-        raise InputError('supervised=true needs true masks, and these pictures have none.')
+        n, of = sum(s.mask is None for s in bags.objects.sources), len(bags.objects)
+        raise InputError(f'supervised=true needs true masks, and {n} of these {of} pictures have none.')
     set_seed(seed)
     device = kwargs.pop('device', None) or default_device()
     channels = int(bags.objects.shapes[0,0])

@@ -114,7 +114,9 @@ PLACE_SAYS = dict(
     missing='{found} is set and {missing} is not: start every process by torchrun, which sets both, or unset {found}.',
     number='{name}={value} should be {wanted}: start every process by torchrun, which numbers them.',
     other='trainer.processes={asked} and torchrun has started {n}: leave trainer.processes out, or give both the same '
-          'number.')
+          'number.',
+    begun='the run was begun with trainer.processes={asked} and torchrun has started {n}: start {asked}, one without '
+          'torchrun.')
 
 class Place(NamedTuple):
     "Which of several processes this is."
@@ -495,11 +497,11 @@ def end(self:Ranks, status:int, patience:float=5.): # of the exit; seconds that 
 # %% ../../nbs/training/09_processes.ipynb #b8b6ab54
 TOGETHER = [] # `Ranks` of this process, where torchrun has started it
 
-def check_number(n:int): # `trainer.processes`
+def check_number(n:int, begun:bool=False): # `trainer.processes`; is it that of a run that goes on?
     "Raise `InputError` where torchrun has started another number of processes."
     place = TOGETHER[-1].place if TOGETHER else place_of()
     if place and place.n!=n:
-        raise InputError(PLACE_SAYS['other'].format(asked=n, n=place.n))
+        raise InputError(PLACE_SAYS['begun' if begun else 'other'].format(asked=n, n=place.n))
 
 def fit_processes(make_learner, # a function of a module; called in each process, it returns the learner
                   n:int, # processes, 2 or more
