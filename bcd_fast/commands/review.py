@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REVIEW', 'HELP', 'SAY', 'FEW', 'review_parser', 'open_review', 'serve', 'say_reviewed', 'bcd_review']
 
-# %% ../../nbs/commands/07_review.ipynb #d6b68269
+# %% ../../nbs/commands/07_review.ipynb #e9c5c73b
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
 import webbrowser
@@ -13,9 +13,9 @@ from pathlib import Path
 from ..core import attempt, only_one, say_line, shown, tell
 from ..settings import Words, number
 from ..data.corrected import corrected_folder, pictures_of
+from ..prediction.models import model_folder
 from ..review.session import FilePredictor, Review, listed, suggested
 from ..review.server import Server
-from .eval import model_folder
 from .predict import show_progress
 
 

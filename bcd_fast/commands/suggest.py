@@ -6,7 +6,7 @@
 __all__ = ['SUGGEST', 'HELP', 'SAY', 'FEW', 'NEXT', 'suggest_parser', 'check_out', 'table_of', 'quiet_ones', 'few_lines',
            'next_lines', 'say_suggested', 'bcd_suggest']
 
-# %% ../../nbs/commands/06_suggest.ipynb #7c0e517c
+# %% ../../nbs/commands/06_suggest.ipynb #10ebd5b4
 # first, since torch reads it when it is loaded
 from .. import environment # noqa: F401
 import pandas as pd
@@ -15,8 +15,8 @@ from ..core import attempt, check_apart, check_place, shown, tell, typed, write_
 from ..settings import Words, number
 from ..data.corrected import pictures_of, sharing
 from ..data.folders import pile_folder
+from ..prediction.models import model_folder
 from ..prediction.suggestions import WANTED, suggest, waiting_pictures
-from .eval import model_folder
 from .predict import show_progress
 
 # %% ../../nbs/commands/06_suggest.ipynb #59bdb4af
