@@ -125,8 +125,7 @@ def test_one_picture(model, archive, single):
 
 def test_what_is_done_is_not_read_again(model, archive, monkeypatch):
     put(archive, 'memory://in')
-    (n, first), read = [predict_folder(model, 'memory://in', 'memory://out', .5)[k] for k in ('written', 'notes')], []
-    fetch = buckets.fetch
+    n, read, fetch = predict_folder(model, 'memory://in', 'memory://out', .5)['written'], [], buckets.fetch
     monkeypatch.setattr(buckets, 'fetch', lambda p: read.append(buckets.address_of(p)) or fetch(p))
     told = predict_folder(model, 'memory://in', 'memory://out', .5)
     assert (n, told['written'], told['skipped']) == (8, 0, 6)
@@ -419,7 +418,8 @@ def test_s3(model, archive, single, large, tmp_path, server, small_is_less, caps
     predict_folder(model, 's3://bucket/large', 's3://bucket/large-out', .5)
     assert files('s3://bucket/large-out') == files(tmp_path/'out')
     for images, out, said in (('s3://none/in', 's3://bucket/x', 's3://none/in is not there'),
-                              ('s3://bucket/in', 's3://none/x', 'is not there'), ('s3://bucket/in', 's3://bucket', 'lie one in')):
+                              ('s3://bucket/in', 's3://none/x', 'there is no such bucket'),
+                              ('s3://bucket/in', 's3://bucket', 'lie one in')):
         assert bcd_predict([str(model), images, '--out', out]) == 2
         err = capsys.readouterr().err
         assert err.count('\n') == 1 and said in err, err

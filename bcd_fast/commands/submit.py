@@ -74,17 +74,17 @@ def log_of(job)->Path: # of submitit
     "What a task has said of what went wrong."
     return Path(job.paths.stderr)
 
-SAYS = dict(
-    sent='job {job}: {n} parts to Slurm; logs in {logs}',
-    then='job {job} joins them when all have ended, else: bcd_predict --merge {out}',
-    log='part {i}: {log}',
-    here='{n} parts on this machine, {k} at a time; logs in {logs}',
-    lost='Slurm does not answer ({why}): job {job} goes on; join its parts with bcd_predict --merge.',
-    refused='Slurm has refused the job ({why}).',
-    tools='--write {tools} is made of all images: predict with --write masks probabilities, then give the words to '
+SAYS = {
+    'sent': 'job {job}: {n} parts to Slurm; logs in {logs}',
+    'then': 'job {job} joins them when all have ended, else: bcd_predict --merge {out}',
+    'log': 'part {i}: {log}',
+    'here': '{n} parts on this machine, {k} at a time; logs in {logs}',
+    'lost': 'Slurm does not answer ({why}): job {job} goes on; join its parts with bcd_predict --merge.',
+    'refused': 'Slurm has refused the job ({why}).',
+    'tools': '--write {tools} is made of all images: predict with --write masks probabilities, then give the words to '
           'bcd_predict.',
-    part='--part and --merge are given by bcd_submit: leave them out.',
-    logs='{out} takes no logs: give a folder of this machine as --logs DIR.')
+    'part': '--part and --merge are given by bcd_submit: leave them out.',
+    'logs': '{out} takes no logs: give a folder of this machine as --logs DIR.'}
 
 # %% ../../nbs/commands/09_submit.ipynb #70838cc7
 def executor_of(a, logs:Path): # words of `bcd_submit` -> of submitit, whether it is Slurm
@@ -152,6 +152,7 @@ def check_given(words, n:int)->Namespace: # of `bcd_predict`, parts -> what they
         raise InputError(IN_WORDS['other parts'].format(out=a.out, n=max(there)).replace('--part I/', '--parts '))
     return a
 
+# %% ../../nbs/commands/09_submit.ipynb #2361db1e
 def submit(a, words)->int: # words of `bcd_submit`, of `bcd_predict` -> exit status
     "Send or run the parts, and join them. Raises `InputError`."
     out = check_given(words, a.parts).out

@@ -20,20 +20,22 @@ from .formats import TIFF_SUFFIXES, content_of
 ADDRESS = re.compile(r'([A-Za-z][A-Za-z0-9+.-]+)://(.*)', re.S) # two letters at least: one is a drive
 HOST = re.compile(r'([^:@]*@)?[^:@]*(:\d+)?') # perhaps with a user and a port
 DRIVERS = dict(s3='s3fs', s3a='s3fs', gs='gcsfs', gcs='gcsfs', abfs='adlfs', abfss='adlfs', az='adlfs')
-SAYS = dict(
-    secret='{kind}:// with a password, a key or a question mark is not taken: give the address alone; the driver reads '
-           'credentials from the environment or from files of its own.',
-    local='{address}: give a folder of this machine as a path.',
-    chain='{kind}:// with :: behind it is not taken: give a single address.',
-    driver="{address} needs a driver that is not installed ({why}): type pip install {driver}.",
-    unknown='{address}: fsspec knows no {kind}:// ({why}): give s3://, gs://, abfs:// or another that it knows.',
-    gone='{address} is not there: give the address of a folder of images, or of one image.',
-    closed='{address} cannot be {done}: there is no right to ({why}). Look at the credentials of the driver, and at '
+SAYS = {
+    'secret': '{kind}:// with a password, a key or a question mark is not taken: give the address alone; the driver '
+              'reads credentials from the environment or from files of its own.',
+    'local': '{address}: give a folder of this machine as a path.',
+    'chain': '{kind}:// with :: behind it is not taken: give a single address.',
+    'driver': '{address} needs a driver that is not installed ({why}): type pip install {driver}.',
+    'unknown': '{address}: fsspec knows no {kind}:// ({why}): give s3://, gs://, abfs:// or another that it knows.',
+    'listed': '{address} is not there: give the address of a folder of images, or of one image.',
+    'read': '{address} is not there any more: it was removed after the bucket was listed.',
+    'written': '{address} cannot be written, for there is no such bucket: make it, or choose another address.',
+    'closed': '{address} cannot be {done}: there is no right to ({why}). Look at the credentials of the driver, and at '
            'the rights that they have.',
-    failed='{address} cannot be {done} ({why}): look at the connection, the credentials and the settings of the '
+    'failed': '{address} cannot be {done} ({why}): look at the connection, the credentials and the settings of the '
            'driver.',
-    room='{address} cannot be fetched: there is no room in {folder}: make room, or set TMPDIR to another folder.',
-    within='{a} and {b} lie one in the other: choose another address for the results.')
+    'room': '{address} cannot be fetched: there is no room in {folder}: make room, or set TMPDIR to another folder.',
+    'within': '{a} and {b} lie one in the other: choose another address for the results.'}
 
 def is_address(text)->bool: # a word of the command line, or a path
     "Whether it is an address and no path."
@@ -60,7 +62,7 @@ def without_secrets(text:str)->str: # what a driver says
     return re.sub(r'(\w)\?[^\s\'")]+', r'\1', re.sub(r'://[^/\s@]*@', '://', text))
 
 @contextmanager
-def asking(address:str, done:str, # what is done there, as in `cannot be read`
+def asking(address:str, done:str, # what is done there: listed, read, written
            ends:type=InputError, # what is raised for an object that is gone or closed
            folder=None # where it is fetched to
           ):
@@ -70,7 +72,7 @@ def asking(address:str, done:str, # what is done there, as in `cannot be read`
     except (InputError, MemoryError):
         raise
     except FileNotFoundError as e:
-        raise ends(SAYS['gone'].format(address=address)) from e
+        raise ends(SAYS[done].format(address=address)) from e
     except Exception as e: # drivers' errors have none in common
         why, number = without_secrets(in_short(e)) or type(e).__name__, getattr(e, 'errno', None)
         if folder and number in (errno.ENOSPC, errno.EDQUOT):
@@ -84,7 +86,7 @@ def fs_of(address:str)->tuple: # -> file system of fsspec, what it calls the add
     "Who answers for an address. Raises `InputError` for one that is not taken, and where its driver is missing."
     check_address(address)
     url_to_fs, kind = optional('fsspec.core', 'buckets').url_to_fs, address.partition('://')[0]
-    with asking(address, 'reached'):
+    with asking(address, 'listed'):
         try:
             fs, root = url_to_fs(address)
         except ImportError as e:

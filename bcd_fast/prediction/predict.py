@@ -306,6 +306,7 @@ SAY = {
     'merge': '{out} holds parts of {n} that are not joined: type bcd_predict --merge {out}, or choose another folder.'}
 VERSION = 2 # of the record
 
+# %% ../../nbs/prediction/03_predict.ipynb #00dc17c8
 def parsed(line:bytes): # -> dict, or None
     "A line of a JSON-lines file; None for one that was cut off while it was written."
     try:
