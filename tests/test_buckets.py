@@ -6,7 +6,7 @@ loopback interface: pip install s3fs 'moto[server]'.
 import importlib.util, json, os, shutil, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 import fsspec, numpy as np, pytest, tifffile
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile
 from PIL import Image
 from bcd_fast.core import InputError
@@ -247,6 +247,19 @@ def test_results_in_the_tree_are_not_read(model, archive, memory):
     memory.rm('/all/in', recursive=True)
     with pytest.raises(InputError, match='memory://all holds no image but those that bcd_fast has made'):
         predict_folder(model, 'memory://all', 'memory://out', .5)
+
+
+def test_names_that_only_a_bucket_has(model, archive, memory):
+    "A picture that is called as a folder, folders that are passed over on this machine, names that lead out of it."
+    data = (archive/'a.png').read_bytes()
+    for name in ('b.png', 'a.png', 'a.png/b.png', 'x.prj/c.png', '.git/d.png', '../e.png', '/f.png', './g.png',
+                 'h'*300+'.png'):
+        memory.store[f'/in/{name}'] = MemoryFile(memory, f'/in/{name}', data)
+    told = predict_folder(model, 'memory://in', 'memory://out', .5)
+    assert [l['path'] for l in record('memory://out')[1]] == ['memory://in/b.png']
+    assert sorted(m.split(' ')[0] for m in told['unreadable']) == ['memory://in/a.png', 'memory://in/a.png/b.png']
+    assert 'and 3 more left out: no file can be called so' in told['notes'][-1]
+    assert not Path(tempfile.gettempdir(), 'e.png').exists()
 
 
 @pytest.fixture(scope='module')

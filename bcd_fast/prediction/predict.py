@@ -917,12 +917,12 @@ def is_record(name:str)->bool: # of a file, perhaps with folders
 
 def results_in(b)->tuple: # `Bucket` -> names of results, beginnings of names beside a record
     "What bcd_fast has written into a bucket."
-    ours, beside = set(), []
+    ours, beside = set(), {n[:n.rfind('/')+1] for n in b.sizes if is_record(n)}
     for record in filter(is_record, b.sizes):
-        top = record[:record.rfind('/')+1]
-        beside.append(top)
         with fetched(b.folder/record) as p:
+            top = record[:record.rfind('/')+1]
             ours |= {top+o for l in whole_lines(p) if is_line(l) for o in l['outputs']}
+    for top in beside:
         ours |= {n for n in b.sizes if n.startswith(top) and n[len(top):].partition('/')[0] in (*TOOLS, 'logs')}
     return ours, tuple(beside)
 
@@ -931,7 +931,7 @@ def objects_in(folder:Path)->tuple: # that stands for an address -> paths of pic
     b, paths, left = bucket_of(folder), [], defaultdict(list)
     ours, beside = results_in(b)
     for name in b.sizes:
-        hidden = any(part.startswith('.') for part in name.split('/'))
+        hidden = any(sort_of(folder/part)=='beside' for part in name.split('/'))
         sort = 'beside' if hidden else 'ours' if name in ours else sort_of(folder/name)
         if sort=='picture':
             paths.append(folder/name)
