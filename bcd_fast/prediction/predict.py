@@ -1130,6 +1130,7 @@ def measures(min_area=0, # smaller regions are left out: pixels, or '2.5m2'
     "Read areas and lengths. Raises `InputError`."
     return dict(min_area=measure(min_area, '--min-area', 'area'), smooth=measure(smooth, '--smooth', 'length'))
 
+# %% ../../nbs/prediction/03_predict.ipynb #bfe0faff
 def predict_here(part:tuple, # which one, of how many
                  model_dir, images, out, threshold, write, # as for `predict_folder`, but paths
                  more:dict, say # as for `predict_part`
@@ -1168,4 +1169,3 @@ def predict_folder(model_dir, # folder with model.json and model.safetensors
     "Masks of all readable images, without those of an earlier run. Raises `InputError`: wrong path, no room, busy."
     say = more.pop('say', lambda done, of: None)
     return predict_part((1, 1), model_dir, images, out, threshold, write, dict(nodata=nodata, key=key, **more), say)
-
