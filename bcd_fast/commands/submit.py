@@ -13,6 +13,7 @@ import os, shutil, subprocess, sys, time
 from argparse import Namespace
 from pathlib import Path
 from ..core import InputError, attempt, make_folder, optional, say_line, shown, tell
+from ..data.buckets import check_separate, is_address, standing_for
 from ..data.maps import check_extras
 from ..settings import Words, number
 from ..prediction.models import read_about
@@ -73,16 +74,17 @@ def log_of(job)->Path: # of submitit
     "What a task has said of what went wrong."
     return Path(job.paths.stderr)
 
-SAYS = dict(
-    sent='job {job}: {n} parts to Slurm; logs in {logs}',
-    then='job {job} joins them when all have ended, else: bcd_predict --merge {out}',
-    log='part {i}: {log}',
-    here='{n} parts on this machine, {k} at a time; logs in {logs}',
-    lost='Slurm does not answer ({why}): job {job} goes on; join its parts with bcd_predict --merge.',
-    refused='Slurm has refused the job ({why}).',
-    tools='--write {tools} is made of all images: predict with --write masks probabilities, then give the words to '
+SAYS = {
+    'sent': 'job {job}: {n} parts to Slurm; logs in {logs}',
+    'then': 'job {job} joins them when all have ended, else: bcd_predict --merge {out}',
+    'log': 'part {i}: {log}',
+    'here': '{n} parts on this machine, {k} at a time; logs in {logs}',
+    'lost': 'Slurm does not answer ({why}): job {job} goes on; join its parts with bcd_predict --merge.',
+    'refused': 'Slurm has refused the job ({why}).',
+    'tools': '--write {tools} is made of all images: predict with --write masks probabilities, then give the words to '
           'bcd_predict.',
-    part='--part and --merge are given by bcd_submit: leave them out.')
+    'part': '--part and --merge are given by bcd_submit: leave them out.',
+    'logs': '{out} takes no logs: give a folder of this machine as --logs DIR.'}
 
 # %% ../../nbs/commands/09_submit.ipynb #70838cc7
 def executor_of(a, logs:Path): # words of `bcd_submit` -> of submitit, whether it is Slurm
@@ -142,16 +144,22 @@ def check_given(words, n:int)->Namespace: # of `bcd_predict`, parts -> what they
         raise InputError(SAYS['tools'].format(tools=' '.join(tools)))
     check_extras(write, wanted_measures(a)['smooth'])
     read_about(a.model)
-    check_paths(a.images, a.out, write, a.model)
-    there = {of for _, of in parts_of(a.out)}-{n}
+    check_separate(a.images, a.out)
+    with standing_for(a.images, there=True) as images, standing_for(a.out) as out:
+        check_paths(images, out, write, a.model)
+        there = {of for _, of in parts_of(out)}-{n}
     if there:
         raise InputError(IN_WORDS['other parts'].format(out=a.out, n=max(there)).replace('--part I/', '--parts '))
     return a
 
+# %% ../../nbs/commands/09_submit.ipynb #2361db1e
 def submit(a, words)->int: # words of `bcd_submit`, of `bcd_predict` -> exit status
     "Send or run the parts, and join them. Raises `InputError`."
-    out = Path(os.path.abspath(check_given(words, a.parts).out))
-    logs = make_folder(os.path.abspath(a.logs or out/'logs'))
+    out = check_given(words, a.parts).out
+    if is_address(out) and not a.logs:
+        raise InputError(SAYS['logs'].format(out=out))
+    out = out if is_address(out) else Path(os.path.abspath(out))
+    logs = make_folder(os.path.abspath(a.logs or Path(out)/'logs'))
     runs, slurm = executor_of(a, logs)
     tasks = [(part_task, words, f'{i}/{a.parts}') for i in range(1, a.parts+1)]
     if not slurm:

@@ -20,7 +20,7 @@ __all__ = ['ARRAY_SUFFIXES', 'HDF5_SUFFIXES', 'TIFF_SUFFIXES', 'SUFFIXES', 'MOST
            'channels_of', 'with_channels']
 
 # %% ../../nbs/data/01_formats.ipynb #44b17b2e
-import hashlib, h5py, imagecodecs, math, numpy as np, os, stat, tifffile, warnings
+import hashlib, h5py, imagecodecs, io, math, numpy as np, os, stat, tifffile, warnings
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
@@ -56,8 +56,10 @@ SIZE_SAYS = dict(
     frame='its frames are of different sizes',
     kind='it is no regular file')
 
-def bytes_there(path)->int:
+def bytes_there(path)->int: # of a file, or one that is open elsewhere and tells its size
     "The bytes of a file without its holes."
+    if isinstance(path, io.IOBase):
+        return path.size
     length = os.stat(path).st_size
     if length<=FREE or not hasattr(os, 'SEEK_DATA'):
         return length
@@ -396,7 +398,7 @@ def check_sizes(pages, path): # of (page, mask or None), their file
 
 def tiff_pages(f, path:Path)->list: # open file, its path -> of (page, its mask or None)
     "The pages of full size. Raises `ValueError` for wrong ones, and for none."
-    found, length = [], path.stat().st_size
+    found, length = [], f.filehandle.size
     for i, p in enumerate(f.pages): # each is checked before the next is looked for: there may be pages without end
         if i>length//16:
             raise ValueError(TIFF_SAYS['endless'])

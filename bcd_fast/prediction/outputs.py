@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 from scipy import ndimage
-from ..core import in_short
+from ..core import InputError, in_short
 from ..raw.slant_range import on_ground
 from ..raw.waterfalls import RAW_SUFFIXES, places_in_file, survey
+from ..data.buckets import fetched, size_of
 from ..data.images import visible
 from ..data.maps import Region, column_runs, found_regions, pixel_area, simplified, some_of
 
@@ -134,8 +135,13 @@ GEO_TAGS = 33550, 33922, 34264, 34735, 34736, 34737 # scale, tie points, transfo
 TIFF_HEADS = b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'
 JPEG_2000 = b'\0\0\0\x0cjP  '
 
-def head_of(path)->bytes:
+def head_of(path)->bytes: # or an open file, which is read from its beginning
     "The first bytes of a file, which tell its kind whatever its name says."
+    if isinstance(path, io.IOBase):
+        path.seek(0)
+        head = path.read(len(JPEG_2000))
+        path.seek(0)
+        return head
     with open(path, 'rb') as f:
         return f.read(len(JPEG_2000))
 
@@ -218,7 +224,8 @@ def places_in(path)->list: # of (`geo_tags`, (width, height) or None where raste
     with tifffile.TiffFile(path) as f:
         pages = [p for p in f.pages if not (p.is_reduced or p.is_mask)] or [f.pages[0]]
         first, size = tags_of(f, pages[0]), (pages[0].imagewidth, pages[0].imagelength)
-        found = [(first, None if pages[0].offset==f.pages[0].offset else size)]
+        alone = isinstance(path, io.IOBase) or pages[0].offset!=f.pages[0].offset # rasterio reads open files whole
+        found = [(first, size if alone else None)]
         for p in pages[1:]:
             its_size = p.imagewidth, p.imagelength
             found.append((tags_of(f, p) or (first if its_size==size else []), its_size))
@@ -226,9 +233,11 @@ def places_in(path)->list: # of (`geo_tags`, (width, height) or None where raste
 
 def told_elsewhere(path)->list: # of an image without `geo_tags` -> what tells of its place
     "Where the place of an image is written that is not read."
-    path = Path(path)
-    told, notes = [p.name for p in map(path.with_suffix, WORLDS) if os.path.isfile(p)], Path(f'{path}.aux.xml')
-    if os.path.isfile(notes) and any(w in notes.read_bytes()[:2**20] for w in (b'<GeoTransform', b'<SRS', b'<GCP')):
+    name, notes = Path(str(path)), Path(f'{path}.aux.xml')
+    told = [p.name for p in map(name.with_suffix, WORLDS) if size_of(p) is not None]
+    with fetched(notes) as n:
+        said = n.read_bytes()[:2**20] if os.path.isfile(n) else b''
+    if any(w in said for w in (b'<GeoTransform', b'<SRS', b'<GCP')):
         told.append(notes.name)
     if head_of(path).startswith(TIFF_HEADS):
         with tifffile.TiffFile(path) as f:
@@ -340,24 +349,24 @@ def ground_reference(path:Path, key:str=None)->Georeference: # of raw side-scan 
     return replace(found[0], notes=notes, others=tuple(found[1:]))
 
 # %% ../../nbs/prediction/02_outputs.ipynb #39f763d4
-def georeference(path, # of an image
+def georeference(path, # of an image, or the open file of one in a bucket
                  outlines:bool=False, # whether they are wanted in longitude and latitude
                  key:str=None # of `read_pictures`
                 )->Georeference:
     "The georeference of an image as far as it can be used."
-    name = Path(path)
+    name = Path(str(path))
     if name.suffix.lower() in RAW_SUFFIXES:
         return ground_reference(name, key) if outlines else Georeference([])
     try:
         places = places_in(path)
-    except OSError:
-        raise # the file has gone
+    except (OSError, InputError):
+        raise # the file has gone, or its bucket
     except Exception as e: # damaged in one of many ways, and the picture is not
         return Georeference([], notes=(GEO_SAYS['tags'].format(name=name, why=in_short(e)),), why=in_short(e))
     apart = any(tags!=places[0][0] for tags, _ in places)
     first, *others = [used(name, path, *place, outlines) for place in (places if apart else places[:1])]
     notes = [*chain(first.notes, *(g.notes for g in others))]
-    told = [] if places[0][0] else told_elsewhere(name)
+    told = [] if places[0][0] else told_elsewhere(path)
     notes += [GEO_SAYS['beside'].format(name=name, told=t) for t in told[:1]]
     return replace(first, notes=tuple(dict.fromkeys(notes)), others=tuple(others))
 

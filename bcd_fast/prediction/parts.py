@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SLURM', 'SAYS', 'array_part', 'part_of', 'heads_of', 'check_parts', 'not_ended', 'lines_in', 'gone_from',
-           'write_joined', 'merge_parts']
+           'write_joined', 'merge_here', 'merge_parts']
 
-# %% ../../nbs/prediction/07_parts.ipynb #013c3dc7
+# %% ../../nbs/prediction/07_parts.ipynb #dfe78496
 from collections import Counter
 from pathlib import Path
 from ..core import InputError
-from bcd_fast.prediction.predict import (
-    ANNOTATIONS, RECORD, WHOLE, Annotations, Found, Manifest, Part, clear, held, is_line, parts_of, same, whole_lines,
-    write_annotations)
+from ..data.buckets import in_words, size_of
+from .predict import (
+    ANNOTATIONS, RECORD, WHOLE, Annotations, Found, Manifest, Part, clear, held, is_line, parts_of, results_at, same,
+    whole_lines, write_annotations)
 
 # %% ../../nbs/prediction/07_parts.ipynb #2cf76850
 SLURM = {k: f'SLURM_ARRAY_TASK_{k.upper()}' for k in ('id','count','min','max','step')}
@@ -93,7 +94,7 @@ def lines_in(path:Path, settings:dict)->tuple: # record, of a run -> path of an 
 def gone_from(out:Path, lines:dict, i:int, n:int)->list: # of a part -> sentences
     "Which results are not there any more."
     sizes = {o: size for l in lines.values() for o, size in l['outputs'].items()}
-    lost = [o for o, size in sizes.items() if not (out/o).is_file() or (out/o).stat().st_size!=size]
+    lost = [o for o, size in sizes.items() if size_of(out/o)!=size]
     return [SAYS['gone'].format(name=out/o, i=i, n=n) for o in sorted(lost)]
 
 def write_joined(out:Path, records:dict, settings:dict)->tuple: # -> `Manifest`; sentences
@@ -112,10 +113,9 @@ def write_joined(out:Path, records:dict, settings:dict)->tuple: # -> `Manifest`;
     whole.begin()
     return whole, gone, notes
 
-# %% ../../nbs/prediction/07_parts.ipynb #cb152634
-def merge_parts(out)->dict: # folder of results -> `parts`, `images`; `missing`: of parts, `failed`, `gone`, `notes`
-    "Join what parts have written. Raises `InputError` where there are none, where one runs, or where they do not fit."
-    out = Path(out)
+# %% ../../nbs/prediction/07_parts.ipynb #3381300a
+def merge_here(out:Path)->dict: # as for `merge_parts`, but a path
+    "Join what parts have written into a folder of this machine, or one that stands for a bucket. Raises `InputError`."
     if not out.is_dir():
         raise InputError(SAYS['none'].format(out=out))
     records = parts_of(out)
@@ -126,5 +126,11 @@ def merge_parts(out)->dict: # folder of results -> `parts`, `images`; `missing`:
         whole, gone, notes = write_joined(out, records, settings)
         clear(out, Found([], None, [], WHOLE))
     failed = [m for h in heads.values() for m in (h.get('ended') or {}).get('failed', [])]
-    return dict(parts=n, images=len(whole.lines), missing=not_ended(heads, n), failed=failed, gone=gone,
-                notes=notes)
+    return dict(parts=n, images=len(whole.lines), missing=not_ended(heads, n), failed=failed,
+                gone=[*map(in_words, gone)], notes=notes)
+
+def merge_parts(out # folder of results, or its address
+               )->dict: # `parts`, `images`; `missing`: of parts, `failed`, `gone`, `notes`: sentences
+    "Join what parts have written. Raises `InputError` where there are none, where one runs, or where they do not fit."
+    with results_at(out) as there:
+        return merge_here(Path(there))

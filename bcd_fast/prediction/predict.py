@@ -9,18 +9,19 @@ __all__ = ['RECORD', 'ANNOTATIONS', 'TOOLS', 'ENDINGS', 'LONGEST', 'OURS_ALONE',
            'page_stem', 'page_stems', 'TakenNames', 'Part', 'scale_of', 'seen_sides', 'work_of', 'in_bands',
            'batches_of', 'of_picture', 'predict_pictures', 'check_size', 'check_work', 'OtherNumbers',
            'numbers_of_rows', 'fitted', 'for_model', 'parsed', 'whole_lines', 'is_below', 'is_line', 'same',
-           'software_of', 'is_ours', 'files_in', 'sorted_lines', 'is_changed', 'is_texts', 'Manifest', 'real_path',
-           'add_line', 'Writing', 'save_array', 'save_bands', 'Made', 'in_pixels', 'save_regions', 'asked', 'save_maps',
-           'save_cogs', 'aside', 'save_picture', 'probability_bands', 'large_overlay', 'save_from', 'save_large', 'Job',
-           'Annotations', 'is_free', 'write_annotations', 'Run', 'Ended', 'causes', 'number_of', 'check_goes_on',
-           'job_of', 'folder_of', 'named', 'predict_file', 'Found', 'holds_record', 'made_by_us', 'among_results',
-           'find_images', 'parts_of', 'held', 'clear', 'check_outputs', 'check_paths', 'predict_files', 'taken_names',
-           'predict_into', 'measures', 'predict_part', 'predict_folder']
+           'software_of', 'is_ours', 'files_in', 'sorted_lines', 'is_changed', 'is_texts', 'is_other', 'Manifest',
+           'real_path', 'add_line', 'Writing', 'save_array', 'save_bands', 'Made', 'in_pixels', 'save_regions', 'asked',
+           'save_maps', 'save_cogs', 'aside', 'save_picture', 'probability_bands', 'large_overlay', 'save_from',
+           'save_large', 'Job', 'Annotations', 'is_free', 'write_annotations', 'Run', 'Ended', 'causes', 'number_of',
+           'check_goes_on', 'job_of', 'folder_of', 'named', 'predict_file', 'Found', 'holds_record', 'made_by_us',
+           'is_record', 'results_in', 'objects_in', 'among_results', 'find_images', 'parts_of', 'held', 'clear',
+           'check_outputs', 'check_paths', 'predict_files', 'taken_names', 'predict_into', 'results_at', 'measures',
+           'predict_here', 'predict_part', 'predict_folder']
 
 # %% ../../nbs/prediction/03_predict.ipynb #03f8f5d2
 import errno, hashlib, json, numpy as np, os, re, shutil, tifffile, time, unicodedata
 from collections import Counter, defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from itertools import chain, count, groupby
@@ -31,12 +32,15 @@ from ..core import (
     HALF, InputError, Unwritten, check_apart, check_choice, check_folder, free_memory, in_short, is_half, make_folder,
     only_one, shown, sweep, whole_file, write_whole, writing_in)
 from ..data.formats import MOST_PIXELS, Picture, content_of
+from ..data.buckets import (
+    Unreached, address_of, at_hand, bucket_of, check_separate, fetch_records, fetched, in_words, is_address, known_by,
+    send_away, send_records, size_of, standing_for)
 from ..data.maps import (
     Measure, check_extras, factor_of, found_regions, growing, is_package, measure, reduced, some_of, sorted_runs,
     without, write_cog)
 from ..data.maps import SAY as MAP_SAYS
 from ..data.normalisation import Normalisation, as_trained, factor_for, merged, needs_look, numbers_of, times
-from ..data.folders import LEFT_OUT, and_more, list_files, look_into
+from ..data.folders import LEFT_OUT, and_more, list_files, look_into, sort_of
 from ..masker.maskers import for_prediction
 from ..scoring.pictures import to_16_bits
 from .models import load_model
@@ -140,6 +144,9 @@ class Part:
             rest = cut
             known = rest if rest in self.stems else known
         return known
+    def records(self)->list: # names
+        "What a run notes and heeds: its own files, and those of a run of all images."
+        return [self.name(ANNOTATIONS), ANNOTATIONS, self.name(RECORD), RECORD]
     def holds(self, name:str)->bool: # stem of an image, or name of an output, with folders
         "Whether it is of this share."
         return self.whole or int(hashlib.sha256(self.root(name).encode()).hexdigest(), 16)%self.n==self.i-1
@@ -289,7 +296,9 @@ SAY = {
     'failed': '{path} cannot be predicted ({why}).',
     'every': 'none of {n} files can be predicted, for one reason ({why}): the first is {path}.',
     'changed': '{path} was changed since it was written: it stays, and what is made now has another name.',
+    'goes on': '{why} What is finished is kept, and the same command goes on from there.',
     'ours': '{folder}: {names} left out: made by bcd_fast.',
+    'odd': '{folder}: {names} left out: no file can be called so.',
     'none': '{folder} holds no image but those that bcd_fast has made: give a folder of images.',
     'record': '{path} is no record of a prediction: move it away, or choose another folder.',
     'there': '{path} was there before and is of something else: move it away, or choose another folder.',
@@ -298,6 +307,7 @@ SAY = {
     'merge': '{out} holds parts of {n} that are not joined: type bcd_predict --merge {out}, or choose another folder.'}
 VERSION = 2 # of the record
 
+# %% ../../nbs/prediction/03_predict.ipynb #00dc17c8
 def parsed(line:bytes): # -> dict, or None
     "A line of a JSON-lines file; None for one that was cut off while it was written."
     try:
@@ -358,9 +368,11 @@ def is_ours(path)->bool: # of a file
 
 # %% ../../nbs/prediction/03_predict.ipynb #356245bb
 def files_in(top:Path, folders)->list: # of results; such as lie in it
-    "What lies in a folder and in some of those in it, but for these."
-    places = dict.fromkeys([top, *(top/f for f in sorted({*folders}))])
-    return [p for d in places if d.is_dir() for p in d.iterdir() if p not in places]
+    "What lies in a folder and in some of those in it, but for these; in a bucket, too."
+    places, b = dict.fromkeys([top, *(top/f for f in sorted({*folders}))]), bucket_of(top)
+    there = [p for d in places if d.is_dir() for p in d.iterdir() if p not in places and not (b and p.is_dir())]
+    far = (b.folder/n for n in b.sizes) if b else ()
+    return list(dict.fromkeys([*there, *(p for p in far if p.parent in places)]))
 
 def sorted_lines(lines:dict)->list: # of `Manifest`
     "The lines of a record in the order of the paths."
@@ -382,11 +394,19 @@ def is_changed(path, size:int, sha256:str=None # what lies where we wrote; bytes
     except Exception: # no picture, or a damaged one
         return False
 
-# %% ../../nbs/prediction/03_predict.ipynb #a824d180
+# %% ../../nbs/prediction/03_predict.ipynb #868696fc
 def is_texts(v)->bool: # of the first line of a record
     "Whether something says which annotations were written."
     return type(v) is dict and all(type(h) is list and '/' not in n and n.endswith('.json') for n, h in v.items())
 
+def is_other(p:Path, written)->bool: # in the place of an output; for `is_changed`, None where nothing was written
+    "Whether something is nobody's output, or none any more. An object of the size that was sent is what was sent."
+    if bucket_of(p) and written and written[0]==size_of(p):
+        return False
+    with fetched(p) as f:
+        return not f.is_file() or not is_ours(f) if written is None else is_changed(f, *written)
+
+# %% ../../nbs/prediction/03_predict.ipynb #ffbdcaec
 @dataclass
 class Manifest:
     "The record of a prediction run. Raises `InputError` where its place is taken by something else."
@@ -415,23 +435,24 @@ class Manifest:
         self.lines = {k: l for k, l in lines.items() if again and not {*self.new} & {*l['outputs']}}
         if not again or self.before!=before or 'ended' in head:
             self.begin()
-        self.moved = {(l['file'], l['sha256']): l for l in self.lines.values() if not os.path.exists(l['path'])}
+        self.moved = {(l['file'], l['sha256']): l for l in self.lines.values()
+                      if not is_address(l['path']) and not os.path.exists(l['path'])}
     def foreign(self, written:dict)->list: # names of what was written -> for `is_changed`; -> names
         "What is in the folder and is named as an output, but is none, or none any more."
         ends = tuple(e for ends in ENDINGS.values() for e in ends)
         top, below = self.path.parent, {*self.folders, *(o.rpartition('/')[0] for o in written)}
         alike = {shown(p.relative_to(top).as_posix()): p for p in files_in(top, below) if folded(p.name).endswith(ends)}
-        def other(name, p):
-            return not p.is_file() or not is_ours(p) if name not in written else is_changed(p, *written[name])
-        return sorted(name for name, p in alike.items() if self.part.holds(name) and other(name, p))
+        return sorted(n for n, p in alike.items() if self.part.holds(n) and is_other(p, written.get(n)))
 
 # %% ../../nbs/prediction/03_predict.ipynb #1ac6128a
 def real_path(p)->str: # of an image
-    "Its path from the root, without links but its own, as text."
+    "Its path from the root, without links but its own, as text; or its address."
+    if bucket_of(p):
+        return shown(address_of(p))
     return shown(Path(os.path.realpath(Path(p).parent))/Path(p).name)
 
 
-# %% ../../nbs/prediction/03_predict.ipynb #108efe15
+# %% ../../nbs/prediction/03_predict.ipynb #a769bde4
 def add_line(path:Path, line:dict)->None: # of a JSON-lines file
     "Add to a file. Raises `Unwritten`."
     try:
@@ -450,26 +471,32 @@ def begin(self:Manifest, **more)->None: # what its first line says besides
     if not self.path.is_file() or self.path.read_bytes()!=data:
         write_whole(self.path, data)
 
+# %% ../../nbs/prediction/03_predict.ipynb #7c602449
 @patch
-def line_of(self:Manifest, p:Path, sha256:str)->dict: # of its content -> a line, or None
+def line_of(self:Manifest, p:Path, sha256:str)->dict: # of `known_by` -> a line, or None
     "What was made of a file, or of the same one that lay elsewhere."
     return self.lines.get(real_path(p)) or self.moved.get((shown(p.name), sha256))
 
 @patch
-def done(self:Manifest, p:Path, sha256:str)->bool: # of its content
+def done(self:Manifest, p:Path, sha256:str)->bool: # of `known_by`
     "Whether everything of this file was made and is there, and the file is the same."
     line, folder = self.line_of(p, sha256), self.path.parent
     if not line or line['sha256']!=sha256:
         return False
-    sizes = {o: (folder/o).stat().st_size if (folder/o).is_file() else None for o in line['outputs']}
-    whole = sizes==line['outputs'] and all(is_ours(folder/o) for o in sizes) # an equal size may be that of zeros
-    return whole and all(content_of(folder/o)==h for o, h in line.get('texts', {}).items() if o in sizes)
+    sizes = {o: size_of(folder/o) for o in line['outputs']}
+    if sizes!=line['outputs'] or bucket_of(folder):
+        return sizes==line['outputs']
+    texts = {o: h for o, h in line.get('texts', {}).items() if o in sizes}
+    ours = all(is_ours(folder/o) for o in sizes) # an equal size may be that of zeros
+    return ours and all(content_of(folder/o)==h for o, h in texts.items())
 
 @patch
 def add(self:Manifest, p:Path, sha256:str, stem:str, pages:int, outputs)->None: # content before it was read; names
     "Note what was made of a file. Raises `InputError` when the record cannot be written."
-    sizes = {o: (self.path.parent/o).stat().st_size for o in outputs}
-    texts = {o: content_of(self.path.parent/o) for o in outputs if o.endswith('.geojson')}
+    folder = self.path.parent
+    sizes = {o: size_of(folder/o) for o in outputs}
+    hashed = [] if bucket_of(folder) else [o for o in outputs if o.endswith('.geojson')]
+    texts = {o: content_of(folder/o) for o in hashed}
     place, more = real_path(p), dict(texts=texts) if texts else {}
     about = dict(file=shown(p.name), sha256=sha256, stem=stem, pages=pages, outputs=sizes)
     self.lines[place] = dict(path=place)|about|more
@@ -669,7 +696,7 @@ def save_large(to:Writing, stem:str, # of the names of the files
 class Job:
     "A file on its way."
     path: Path
-    sha256: str # of its content, before it was read
+    sha256: str # of `known_by`, before it was read
     where: Georeference
     stem: str # of what is made of it
     pictures: list # of `Picture`, or of sources of a large image
@@ -755,13 +782,20 @@ class Run:
     held: int = 0 # numbers in `waiting`
     def finish(self, job:Job, made)->None: # list of `Made`
         "Note and count a file."
+        names = [n for m in made for n in m.names]
+        for n in names:
+            send_away(self.to.out/n)
         if 'coco' in self.to.write:
             self.coco.add(job, made)
-        self.manifest.add(job.path, job.sha256, job.stem, len(job.pictures), [n for m in made for n in m.names])
+        self.manifest.add(job.path, job.sha256, job.stem, len(job.pictures), names)
+        self.keep()
         self.notes += [*job.where.notes, *(n for m in made for n in m.notes)]
         self.odd.clear()
         self.written += len(made)
         self.pixels += sum(int(np.prod(m.shape)) for m in made)
+    def keep(self, now:bool=False)->None: # whether or not it is time
+        "Send what is noted to a bucket: regions before the record, which names nothing that is not there."
+        send_records([*filter(None, [self.coco and self.coco.path]), self.manifest.path], now)
 
 # %% ../../nbs/prediction/03_predict.ipynb #2ba38450
 FULL = {errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.ENFILE, getattr(errno, 'EDQUOT', errno.ENOSPC)} # for every file
@@ -785,6 +819,9 @@ def number_of(e)->int: # an error -> of the system's errors, or None
 def check_goes_on(e, path)->None: # an error, of which file
     "Raise `Ended` where an error would hit every other file, too."
     found = [*causes(e)]
+    for c in found:
+        if isinstance(c, Unreached):
+            raise Ended(SAY['goes on'].format(why=c)) from e
     targets = [c.path for c in found if isinstance(c, Unwritten)]
     stops = FULL | (CLOSED if targets else set())
     for c in found:
@@ -797,11 +834,11 @@ def fails(self:Run, path:Path, e:Exception)->None:
     "Note what went wrong with a file. Raises `Ended` for what is wrong with all of them."
     check_goes_on(e, path)
     if isinstance(e, InputError):
-        self.bad.append(str(e))
+        self.bad.append(in_words(e))
         return
     why = f'{type(e).__name__}: {in_short(e)}'.replace(str(path), path.name).removesuffix(': ')
     self.odd[why.replace(path.name, '')] += 1
-    self.bad.append(SAY['failed'].format(path=path, why=why))
+    self.bad.append(in_words(SAY['failed'].format(path=path, why=why)))
     if max(self.odd.values())>=ALIKE and not self.waiting:
         raise Ended(SAY['every'].format(n=ALIKE, why=why, path=path)) from e
 
@@ -841,14 +878,14 @@ def write_large(self:Run, job:Job)->None:
     self.finish(job, made)
 
 # %% ../../nbs/prediction/03_predict.ipynb #5e251f52
-def job_of(run:Run, path:Path, stem:str, sha256:str, sources)->Job: # wanted stem; of `open_images`
+def job_of(run:Run, path:Path, stem:str, sha256:str, sources, opened)->Job: # of `open_images`; of `at_hand`
     "What is to be made of a file, under a name that nobody else has."
     line = run.manifest.line_of(path, sha256)
     owner = line['path'] if line else real_path(path)
     if line and line['pages']==len(sources):
         stem = line['stem']
     stem = run.names.choose(stem, path.name, len(sources), owner)
-    where = georeference(path, run.to.on_earth(), run.reading.get('key'))
+    where = georeference(opened, run.to.on_earth(), run.reading.get('key'))
     make_folder((run.to.out/stem).parent)
     return Job(path, sha256, where, stem, sources)
 
@@ -864,13 +901,14 @@ def named(source, folder:str): # `WholeImage` or `TiffRows` -> the same
             source.picture = replace(source.picture, name=source.name)
     return source
 
-def predict_file(run:Run, path:Path, stem:str, sha256:str)->None: # wanted stem, of the content
+def predict_file(run:Run, path:Path, stem:str, sha256:str)->None: # wanted stem, of `known_by`
     "Predict a file, or let its small pictures wait for others. Raises `InputError`, and what goes wrong in reading."
-    with open_images(path, run.about['masker']['channels'], **run.reading) as sources:
+    channels = run.about['masker']['channels']
+    with at_hand(path) as opened, open_images(opened, channels, **run.reading) as sources:
         sources = for_model([named(s, shown(folder_of(path, run.top))) for s in sources], run.about)
         if any(min(s.shape)<1 for s in sources):
             raise InputError(SAY['empty'].format(path=path))
-        job = job_of(run, path, stem, sha256, sources)
+        job = job_of(run, path, stem, sha256, sources, opened)
         if all(isinstance(s, WholeImage) and np.prod(s.shape)<=SMALL for s in sources):
             job.pictures = [s.picture for s in sources]
             run.waiting.append(job)
@@ -915,6 +953,35 @@ def made_by_us(p:Path, top:Path, records:dict, tools)->bool: # in `top`; folder 
             return False
     return False
 
+# %% ../../nbs/prediction/03_predict.ipynb #cf129f83
+def is_record(name:str)->bool: # of a file, perhaps with folders
+    "Whether a file is the record of a prediction, or of a part."
+    return name.rpartition('/')[2]==RECORD or bool(PARTS.fullmatch(name.rpartition('/')[2]))
+
+def results_in(b)->tuple: # `Bucket` -> names of results, beginnings of names beside a record
+    "What bcd_fast has written into a bucket."
+    ours, beside = set(), {n[:n.rfind('/')+1] for n in b.sizes if is_record(n)}
+    for record in filter(is_record, b.sizes):
+        with fetched(b.folder/record) as p:
+            top = record[:record.rfind('/')+1]
+            ours |= {top+o for l in whole_lines(p) if is_line(l) for o in l['outputs']}
+    for top in beside:
+        ours |= {n for n in b.sizes if n.startswith(top) and n[len(top):].partition('/')[0] in (*TOOLS, 'logs')}
+    return ours, tuple(beside)
+
+def objects_in(folder:Path)->tuple: # that stands for an address -> paths of pictures, why -> paths of what is left out
+    "The pictures of a bucket."
+    b, paths, left = bucket_of(folder), [], defaultdict(list)
+    ours, beside = results_in(b)
+    for name in b.sizes:
+        hidden = any(sort_of(folder/part)=='beside' for part in name.split('/'))
+        sort = 'beside' if hidden else 'ours' if name in ours else sort_of(folder/name)
+        if sort=='picture':
+            paths.append(folder/name)
+        elif sort in ('suffix','ours') and not (sort=='suffix' and name.startswith(beside)):
+            left[sort].append(folder/name)
+    return sorted(paths), left
+
 # %% ../../nbs/prediction/03_predict.ipynb #fc39dc6d
 def among_results(p:Path, top:Path, out:str, records:dict)->bool: # in `top`; real path; as for `made_by_us`
     "Whether something lies in the folder of the results, or is beside a record."
@@ -930,6 +997,10 @@ def find_images(images, # folder, or one image
     top, left, records = Path(images), defaultdict(list), {}
     if not top.is_dir():
         paths, top, left = [top], None, {}
+    elif bucket_of(top):
+        paths, left = objects_in(top)
+        paths = paths or left['ours'] or list_files(top, what)
+        paths = [p for p in paths if p not in {*left['ours']}]
     else:
         paths = sorted(look_into(top, left, set())) or list_files(top, what)
         ours = {p for p in paths if made_by_us(p, top, records, (*TOOLS, 'logs'))}
@@ -941,6 +1012,8 @@ def find_images(images, # folder, or one image
         raise InputError(SAY['none'].format(folder=images))
     said = [(SAY|LEFT_OUT)[why].format(folder=images, names=and_more(p.relative_to(top) for p in sorted(found)))
             for why, found in left.items() if found]
+    if top and bucket_of(top) and bucket_of(top).odd:
+        said.append(SAY['odd'].format(folder=images, names=and_more(sorted(bucket_of(top).odd))))
     return Found(paths, top, said, Part(*part, frozenset(folded(stem_below(p, top)) for p in paths)))
 
 # %% ../../nbs/prediction/03_predict.ipynb #e15e40a6
@@ -948,7 +1021,7 @@ FIRST = 10. # seconds that a part waits for others to begin
 
 def parts_of(out)->dict: # folder of results -> (which one, of how many) -> path of its record
     "The records of parts."
-    named = {p: PARTS.fullmatch(p.name) for p in Path(out).glob('manifest.*.jsonl')}
+    named = {p: PARTS.fullmatch(p.name) for p in files_in(Path(out), ())}
     return {(int(m[1]), int(m[2])): p for p, m in sorted(named.items()) if m}
 
 @contextmanager
@@ -1011,7 +1084,7 @@ def check_paths(images, # folder, or one image
     for w in write:
         check_choice('--write', w, OUTPUTS)
     out = Path(out)
-    if not Path(images).exists():
+    if not (Path(images).exists() or bucket_of(images)):
         raise InputError(SAY['missing'].format(path=images))
     if out.exists() and not out.is_dir():
         raise InputError(SAY['a file'].format(path=out))
@@ -1025,7 +1098,7 @@ def predict_files(run:Run, files, say)->int: # of `Found.mine`; as for `predict_
     skipped = 0
     for i, (p, stem) in enumerate(files, 1):
         try:
-            sha256 = content_of(p)
+            sha256 = known_by(p)
             if run.manifest.done(p, sha256) and ('coco' not in run.to.write or run.coco.knows(p, sha256)):
                 skipped += 1
             else:
@@ -1060,6 +1133,7 @@ def predict_into(found:Found, model, about:dict, to:Writing, reading:dict, say)-
     run = Run(model, about, to, reading, manifest, taken_names(manifest), coco, top=found.top)
     run.notes += [SAY['changed'].format(path=out/n) for n in manifest.new]
     files = found.mine()
+    run.keep(now=True) # what is written from now on is of this run
     skipped = predict_files(run, files, say)
     if 'coco' in to.write and part.whole:
         run.notes += write_annotations(manifest, coco)
@@ -1068,6 +1142,30 @@ def predict_into(found:Found, model, about:dict, to:Writing, reading:dict, say)-
     manifest.begin(**({} if part.whole else dict(ended=dict(failed=run.bad, images=found.digest()))))
     return run, skipped
 
+# %% ../../nbs/prediction/03_predict.ipynb #4c97f08c
+@contextmanager
+def results_at(out, # path, or address
+               part:Part=None # whose records are wanted; None: those of all parts
+              ): # yields a path
+    "A folder for results, here or in a bucket. Raises `InputError`."
+    with standing_for(out) as folder:
+        if not is_address(out):
+            yield folder
+            return
+        if size_of(folder) is not None:
+            raise InputError(SAY['a file'].format(path=folder))
+        parts = [part] if part else [WHOLE, *(Part(*k) for k in parts_of(folder))]
+        paths = [folder/n for n in sorted({n for p in parts for n in p.records()})] # annotations before records
+        known = size_of(folder/RECORD) is not None # then nobody asks whose the annotations are
+        fetch_records(p for p in paths if not (known and p.name==ANNOTATIONS))
+        try:
+            yield folder
+        except BaseException:
+            with suppress(InputError): # what went wrong first is told
+                send_records(paths, now=True)
+            raise
+        send_records(paths, now=True)
+
 # %% ../../nbs/prediction/03_predict.ipynb #c3778eaa
 def measures(min_area=0, # smaller regions are left out: pixels, or '2.5m2'
              smooth=0 # how far outlines may be off: pixels, or '0.5m'
@@ -1075,12 +1173,12 @@ def measures(min_area=0, # smaller regions are left out: pixels, or '2.5m2'
     "Read areas and lengths. Raises `InputError`."
     return dict(min_area=measure(min_area, '--min-area', 'area'), smooth=measure(smooth, '--smooth', 'length'))
 
-def predict_part(part:tuple, # which one, of how many
-                 model_dir, images, out, threshold, write, # as for `predict_folder`
-                 more:dict, # nodata, key; where they are wanted min_area, smooth
-                 say=lambda done, of: None # as for `predict_folder`
+# %% ../../nbs/prediction/03_predict.ipynb #bfe0faff
+def predict_here(part:tuple, # which one, of how many
+                 model_dir, images, out, threshold, write, # as for `predict_folder`, but paths
+                 more:dict, say # as for `predict_part`
                 )->dict: # as `predict_folder`
-    "Masks of a share of the images: shares are made apart, and joined by `merge_parts`. Raises `InputError`."
+    "Masks of a share of the images, paths of this machine or such as stand for a bucket. Raises `InputError`."
     least = measures(**{k: v for k, v in more.items() if k not in ('nodata','key')})
     check_extras(write, least['smooth'])
     (model, about), start = load_model(model_dir), time.perf_counter()
@@ -1089,13 +1187,22 @@ def predict_part(part:tuple, # which one, of how many
     reading = dict(nodata=about['nodata'] if more['nodata'] is None else more['nodata'], key=more['key'])
     with held(out, found.part):
         run, skipped = predict_into(found, model, about, to, reading, say)
-    seconds = time.perf_counter()-start
-    return dict(written=run.written, skipped=skipped, unreadable=run.bad, notes=[*found.said, *run.notes],
-                seconds=seconds, megapixels=run.pixels/1e6)
+    seconds, notes = time.perf_counter()-start, [*map(in_words, chain(found.said, run.notes))]
+    return dict(written=run.written, skipped=skipped, unreadable=run.bad, notes=notes, seconds=seconds,
+                megapixels=run.pixels/1e6)
+
+def predict_part(part:tuple, model_dir, images, out, threshold, write, # as for `predict_folder`
+                 more:dict, # nodata, key; where they are wanted min_area, smooth
+                 say=lambda done, of: None # as for `predict_folder`
+                )->dict: # as `predict_folder`
+    "Masks of a share of the images: shares are made apart, and joined by `merge_parts`. Raises `InputError`."
+    check_separate(images, out)
+    with standing_for(images, there=True) as here, results_at(out, Part(*part)) as there:
+        return predict_here(part, model_dir, here, there, threshold, write, more, say)
 
 def predict_folder(model_dir, # folder with model.json and model.safetensors
-                   images, # folder of images, or one image
-                   out, # folder for the results, made if it is not there
+                   images, # folder of images, or one image; path or address
+                   out, # folder for the results, made if it is not there; path or address
                    threshold:float=None, # of the mask; the model's own by default
                    write:tuple=('masks',), # of `OUTPUTS`
                    nodata:float=None, # value of pixels without data, the model's own by default
@@ -1105,4 +1212,3 @@ def predict_folder(model_dir, # folder with model.json and model.safetensors
     "Masks of all readable images, without those of an earlier run. Raises `InputError`: wrong path, no room, busy."
     say = more.pop('say', lambda done, of: None)
     return predict_part((1, 1), model_dir, images, out, threshold, write, dict(nodata=nodata, key=key, **more), say)
-

@@ -9,7 +9,7 @@ __all__ = ['BLOCK', 'SAY', 'SMALL', 'halo_of', 'spans', 'with_halo', 'scaled', '
            'predict_bands', 'predict_whole', 'cut_tiles', 'tiles_of_bands', 'write_tiff']
 
 # %% ../../nbs/prediction/01_tiles.ipynb #3e50026a
-import math, numpy as np, tifffile, torch
+import io, math, numpy as np, tifffile, torch
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -123,6 +123,8 @@ class Pieces:
         try:
             raw = f.read(p.databytecounts[i]) if p.dataoffsets[i] and p.databytecounts[i] else None
             data, at, shape = p.decode(raw, i, jpegtables=p.jpegtables, jpegheader=p.jpegheader)
+        except InputError: # of a bucket
+            raise
         except Exception as e: # decoders fail in many ways
             raise InputError(SAY['piece'].format(name=self.name, i=i+1, n=n, why=in_short(e))) from e
         data = np.full(shape, p.nodata, p.dtype) if data is None else data
@@ -229,15 +231,17 @@ def tiff_sources(pages, path:Path, channels, nodata)->list: # of `tiff_pages`, t
     return sources
 
 @contextmanager
-def open_images(path, channels:int=None, nodata:float=None, key:str=None): # as for `read_pictures`; yields a list
+def open_images(path, # or a TIFF that is open and has a name and a size
+                channels:int=None, nodata:float=None, key:str=None): # as for `read_pictures`; yields a list
     "The pictures of a file as sources of rows; large TIFF pages are not read yet. Raises `InputError`."
-    path = Path(path)
-    if path.suffix.lower() not in TIFF_SUFFIXES:
+    path = path if isinstance(path, io.IOBase) else Path(path)
+    if Path(path.name).suffix.lower() not in TIFF_SUFFIXES:
         yield [WholeImage(p) for p in read_pictures(path, channels, nodata, key)]
         return
     with ExitStack() as stack:
         try:
-            check_regular(path)
+            if isinstance(path, Path):
+                check_regular(path)
             f = stack.enter_context(tifffile.TiffFile(path))
             sources = tiff_sources(tiff_pages(f, path), path, channels, nodata)
         except InputError:
