@@ -25,8 +25,8 @@ XTF_SAYS = dict(
     small='a packet claims {n} bytes',
     samples='a ping claims more samples than its packet holds',
     kind='its samples are of a kind that is not read (format {format}, {size} bytes)',
-    one='an XTF file is written of one band, from the sonar outwards, with samples of one kind, uint8, uint16, int32 or '
-        'float32: there are {found}')
+    one='an XTF file is written of one band, from the sonar outwards, with samples of one kind, uint8, uint16, int32 '
+        'or float32: there are {found}')
 MARK, SIDES = 0xFACE, {1: 'port', 2: 'starboard'}
 DEGREES, GROUND = 3, 2 # of `NavUnits`; of `CorrectionFlags`: samples lie over ground range
 
