@@ -83,7 +83,7 @@ def run_once(words, # of the command line, with experiment=NAME
 def typed(words:str, status:int=0)->None: # a command line without shell characters; how it should end
     "Run a command as if it were typed, and print it with what it says. Raises `RuntimeError` when it ends otherwise."
     print('$', words)
-    done = subprocess.run(shlex.split(words), capture_output=True, text=True)
+    done = subprocess.run(shlex.split(words), capture_output=True, encoding='utf-8', errors='replace')
     print((done.stdout+done.stderr).replace(f'{os.getcwd()}{os.sep}', ''))
     if done.returncode!=status:
         raise RuntimeError(f'{words} ended with {done.returncode}')
