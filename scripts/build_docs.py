@@ -74,7 +74,7 @@ def mend_sidebar(path):
 
 
 def mend_site(path):
-    "Mend 6: what nbdev says of the site at `path`, without keys of Quarto alone, and with what settings.ini says of it."
+    "Mend 6: what nbdev says of the site at `path`, without keys of Quarto alone, described as in settings.ini."
     site, settings = yaml.safe_load(path.read_text(encoding='utf-8')), ConfigParser(delimiters=['='])
     settings.read(cfg.config_path/'settings.ini', encoding='utf-8')
     del site['format-links'], site['website']['site-url']
