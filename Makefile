@@ -5,7 +5,7 @@ demo:
 	pip install -e . && bcd_demo
 
 test:
-	pip install -e '.[dev]' && nbdev_test && pytest -q
+	pip install -e '.[dev]' && nbdev-test && pytest -q
 
 docs:
 	python scripts/build_docs.py

@@ -1,4 +1,5 @@
-"Package metadata, all of it read from settings.ini."
+"Package metadata, read from settings.ini; the version is that of the package."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,21 +10,21 @@ config = ConfigParser(delimiters=['='])
 config.read(root/'settings.ini', encoding='utf-8')
 s = config['DEFAULT']
 name, readme = s['lib_name'], root/'README.md'
+init = (root/name/'__init__.py').read_text(encoding='utf-8')
 
 setup(
     name=name,
-    version=s['version'],
+    version=re.search(r'^__version__ = "(.+)"$', init, re.M)[1],
     description=s['description'],
     long_description=readme.read_text(encoding='utf-8') if readme.exists() else s['description'],
     long_description_content_type='text/markdown',
     author=s['author'],
     author_email=s['author_email'],
-    url=s['git_url'],
     license={'apache2': 'Apache-2.0'}[s['license']],
     keywords=s['keywords'],
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Science/Research',
                  'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Image Recognition'],
-    packages=find_packages(include=[s['lib_path'], s['lib_path'] + '.*']),
+    packages=find_packages(include=[name, f'{name}.*']),
     include_package_data=True,
     python_requires='>=' + s['min_python'],
     install_requires=s['requirements'].split(),

@@ -331,7 +331,7 @@ def optional(module:str, # dotted name
 def peak_rss_mb()->float:
     "Largest resident memory of this process so far, in MB; nan where the system does not tell."
     status = Path('/proc/self/status')
-    lines = status.read_text().splitlines() if status.is_file() else []
+    lines = status.read_text(encoding='utf-8').splitlines() if status.is_file() else []
     found = [l for l in lines if l.startswith('VmHWM')]
     if found: # Linux: `getrusage` would count the parent's peak too
         return int(found[0].split()[1])/2**10
@@ -344,10 +344,10 @@ def peak_rss_mb()->float:
 def free_memory()->float: # bytes; infinite where the system does not tell
     "Memory at hand: what Linux calls available, as far as a container's limit reaches; else pages that nobody uses."
     told, group = Path('/proc/meminfo'), Path('/sys/fs/cgroup')
-    lines = told.read_text().splitlines() if told.is_file() else []
+    lines = told.read_text(encoding='utf-8').splitlines() if told.is_file() else []
     free = [int(line.split()[1])*2**10 for line in lines if line.startswith('MemAvailable')]
     files = [group/'memory.max', group/'memory.current']
-    limit, used = ((p.read_text().strip() if p.is_file() else '') for p in files)
+    limit, used = ((p.read_text(encoding='utf-8').strip() if p.is_file() else '') for p in files)
     free += [int(limit)-int(used)] if limit.isdigit() and used.isdigit() else []
     if not free and hasattr(os, 'sysconf') and 'SC_AVPHYS_PAGES' in os.sysconf_names:
         free = [os.sysconf('SC_AVPHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')]
@@ -356,7 +356,7 @@ def free_memory()->float: # bytes; infinite where the system does not tell
 def cpu_name()->str:
     "The processor, as far as the system names it."
     info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding='utf-8').splitlines() if info.is_file() else []
     names = [l.split(':')[1].strip() for l in lines if l.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
 

@@ -1,17 +1,18 @@
 """Build the documentation into _docs/, without Quarto.
 
 nbdev processes the notebooks into _proc/ (it adds the `show_doc` cells, hides what is marked hidden, makes the links
-between pages), smalldocs renders _proc/ as a website. In between, and after, five small mends. Nothing is downloaded,
+between pages), smalldocs renders _proc/ as a website. In between, and after, six small mends. Nothing is downloaded,
 and no notebook is changed.
 """
 import json, re, shutil, sys
+from configparser import ConfigParser
 from html import unescape
 from pathlib import Path
 
 import yaml
 from latex2mathml.converter import convert
-from nbdev.config import get_config
-from nbdev.doclinks import _build_modidx, _nbpath2html
+from nbdev.config import get_config, nbpath2html
+from nbdev.doclinks import _build_modidx
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from smalldocs.cli import main as smalldocs
@@ -21,7 +22,7 @@ from rooms import write_sidebar
 cfg = get_config()
 
 def process():
-    "Run nbdev over the notebooks, as `nbdev_docs` does, and return the folder of processed ones."
+    "Run nbdev over the notebooks, as `nbdev-docs` does, and return the folder of processed ones."
     refresh_quarto_yml()
     _build_modidx()
     write_sidebar()
@@ -30,7 +31,7 @@ def process():
 
 def page_name(path):
     "The notebook `path` under its page's name: data/00_images.ipynb is data/images.html, for which nbdev makes links."
-    return _nbpath2html(path).with_suffix('.ipynb')
+    return nbpath2html(path).with_suffix('.ipynb')
 
 
 def rename_pages(proc):
@@ -45,8 +46,7 @@ def rename_pages(proc):
 
 
 def local_links(text):
-    "Mend 2: links to the site's published address, and to numbered notebooks, become links to pages here."
-    text = text.replace(f']({cfg.doc_host}{cfg.doc_baseurl}/', '](/')
+    "Mend 2: links to numbered notebooks become links to pages here."
     return re.sub(r'\]\(((?:[\w.]+/)*)\d+_([\w-]+)\.(ipynb|html)', r'](\1\2.\3', text)
 
 
@@ -71,6 +71,15 @@ def mend_sidebar(path):
     side['contents'] = [named(c) if isinstance(c, str) else c | {'contents': [named(p) for p in c['contents']]}
                         for c in side['contents']]
     path.write_text(yaml.safe_dump(bar, sort_keys=False), encoding='utf-8')
+
+
+def mend_site(path):
+    "Mend 6: what nbdev says of the site at `path`, without keys of Quarto alone, described as in settings.ini."
+    site, settings = yaml.safe_load(path.read_text(encoding='utf-8')), ConfigParser(delimiters=['='])
+    settings.read(cfg.config_path/'settings.ini', encoding='utf-8')
+    del site['format-links'], site['website']['site-url']
+    site['website']['description'] = settings['DEFAULT']['description']
+    path.write_text(yaml.safe_dump(site, sort_keys=False), encoding='utf-8')
 
 
 def mathml(match):
@@ -114,6 +123,7 @@ def main():
     for nb in proc.rglob('*.ipynb'):
         mend_notebook(nb)
     mend_sidebar(proc/'sidebar.yml')
+    mend_site(proc/'nbdev.yml')
     run_smalldocs('check', str(proc))
     run_smalldocs('render', '--strict', '--quiet', str(proc))
     for page in (proc/cfg.doc_path.name).rglob('*.html'):

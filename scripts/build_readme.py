@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
-from nbdev.doclinks import _nbpath2html
+from nbdev.config import nbpath2html
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, FILES = ROOT/'nbs', 'index_files'
@@ -31,7 +31,7 @@ def hidden(cell):
 def from_root(target):
     "The relative link `target` of the notebook as seen from ROOT; pages of the documentation become their notebooks."
     path, mark, anchor = target.partition('#')
-    pages = {_nbpath2html(nb.relative_to(NBS)).as_posix(): nb for nb in NBS.rglob('*.ipynb')}
+    pages = {nbpath2html(nb.relative_to(NBS)).as_posix(): nb for nb in NBS.rglob('*.ipynb')}
     file = pages.get(path, NBS/path)
     return Path(os.path.relpath(file, ROOT)).as_posix() + mark + anchor if path and file.exists() else target
 

@@ -1,5 +1,5 @@
 """Small data in the real formats, made anew for every session of tests."""
-import gzip, io, os, struct, subprocess, sys, warnings
+import gzip, io, os, shutil, struct, subprocess, sys, warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
 from types import SimpleNamespace
@@ -31,11 +31,15 @@ def files(tmp_path_factory):
     return top
 
 
+posix = pytest.mark.skipif(os.name != 'posix', reason='pipes, links, process groups and signals of POSIX')
+linux = pytest.mark.skipif(sys.platform != 'linux', reason='limits of memory and of files as Linux sets and tells them')
+
+
 def program(name):
     "The first words of a command line: those of a module, or the installed command."
     if name.startswith('bcd_fast.'):
         return [sys.executable, '-m', name]
-    return [os.path.join(os.path.dirname(sys.executable), name)]
+    return [shutil.which(name, path=os.path.dirname(sys.executable))] # on Windows NAME.exe
 
 
 def start(words, folder):

@@ -14,6 +14,7 @@ from bcd_fast.data.folders import Windows, find_files, fitting, mask_file, read_
 from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.segmenter import bags_of, dataset_of, to_pictures
 from PIL import Image
+from conftest import posix
 
 SHAPE = 40, 48
 ROWS, COLUMNS = np.mgrid[:SHAPE[0], :SHAPE[1]]
@@ -214,6 +215,7 @@ def test_companions_are_passed_over(tmp_path):
     assert not windows.unreadable and len(whole.objects) == 12
 
 
+@posix
 def test_all_that_is_left_out_is_named(tmp_path):
     folder = make_set(tmp_path)
     for name in ('b.dng', 'a.dng', 'notes'):

@@ -1,5 +1,5 @@
 "Files as other programs write them: read whole and by rows they are what those programs say that they are."
-import os, resource, socket, struct, zlib
+import os, socket, struct, zlib
 from contextlib import contextmanager
 from unittest.mock import patch
 import h5py, imagecodecs, numpy as np, pytest, tifffile
@@ -7,6 +7,11 @@ from PIL import Image, ImageOps
 from bcd_fast.core import InputError
 from bcd_fast.data.formats import Picture, read_pictures
 from bcd_fast.prediction.tiles import open_images
+from conftest import linux, posix
+try:
+    import resource
+except ImportError: # Windows
+    resource = None
 
 rng = np.random.default_rng(0)
 GRAY = rng.integers(0, 256, (50, 40), np.uint8)
@@ -476,6 +481,7 @@ def test_large_scan(tmp_path):
     assert p.values.shape == (1, 13500, 13500) and p.values[0, -1, -1] == 255
 
 
+@linux
 def test_many_pages(tmp_path):
     "150 pages that are small each: what they take together counts, before any is decoded."
     with tifffile.TiffWriter(tmp_path/'a.tif') as f:
@@ -487,6 +493,7 @@ def test_many_pages(tmp_path):
         read_pictures(tmp_path/'a.tif')
 
 
+@linux
 def test_one_large_piece(tmp_path):
     "A strip that takes more than is read whole is refused by rows, too, and in little memory."
     piece = zlib.compress(bytes(2**21))[:-20]
@@ -498,6 +505,7 @@ def test_one_large_piece(tmp_path):
             by_rows(tmp_path/'a.tif')
 
 
+@linux
 @pytest.mark.parametrize('name', ('a.npy', 'a.tif', 'a.h5'))
 def test_holes(tmp_path, name):
     "A file of a GB that takes no room on the disk."
@@ -559,6 +567,7 @@ def test_virtual_data_set(tmp_path):
     np.testing.assert_array_equal(p.values[0], GRAY)
 
 
+@posix
 def test_virtual_data_set_of_other_folders(tmp_path):
     (tmp_path/'in').mkdir()
     outside = written(tmp_path/'a.h5', a=GRAY)
@@ -577,6 +586,7 @@ def test_virtual_data_set_of_other_folders(tmp_path):
     refused(virtual(tmp_path/'in/v.h5', 'x.h5'), 'its numbers lie in another file (../a.h5)')
 
 
+@posix
 def test_external_storage(tmp_path):
     "No other file becomes pixels, and nothing waits for a pipe."
     (tmp_path/'secret').write_bytes(bytes(2000))
@@ -613,6 +623,7 @@ def test_fill_value(tmp_path, name):
 
 # Only pictures are opened.
 
+@posix
 @pytest.mark.parametrize('suffix', ('png', 'tif', 'jpg', 'npy', 'h5', 'webp', 'jp2'))
 def test_pipes_and_sockets(tmp_path, suffix):
     os.mkfifo(tmp_path/f'a.{suffix}')
@@ -687,6 +698,7 @@ def test_jpeg2000(tmp_path, array):
     assert p.values.dtype == array.dtype and p.valid is None
 
 
+@linux
 def test_frame_larger_than_its_picture(tmp_path):
     "A later frame of a GIF cannot make the picture larger than what was checked."
     first, *others = [Image.fromarray(GRAY[i:i+20, :20]) for i in (0, 10, 20)]

@@ -124,6 +124,31 @@ def test_too_many_is_seen():
     assert not too_many(f'class A:\n    def f(self, {nine[:-3]}):\n        return 1')
 
 
+def locale_bound(source):
+    "Lines that read or write text in the encoding of the machine, which on Windows is not UTF-8."
+    found = []
+    for node in (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)):
+        name, names = ast.unparse(node.func).split('.')[-1], {k.arg for k in node.keywords}
+        mode = next((str(a.value) for a in node.args[1:2] if isinstance(a, ast.Constant)), 'r')
+        text = (name == 'read_text' and not node.args or name == 'write_text' and len(node.args) < 2
+                or ast.unparse(node.func) == 'open' and 'b' not in mode
+                or name in ('run', 'Popen', 'check_output') and 'text' in names)
+        found += [node.lineno] if text and 'encoding' not in names else []
+    return found
+
+
+@pytest.mark.parametrize('module', rooms.modules())
+def test_text_is_utf8(module):
+    assert not locale_bound(rooms.path_of(module).read_text(encoding='utf-8'))
+
+
+def test_the_encoding_of_the_machine_is_seen():
+    for line in ('p.read_text()', 'p.write_text(s)', 'open(p)', "open(p, 'w')", 'subprocess.run(w, text=True)'):
+        assert locale_bound(line) == [1], line
+    for line in ("p.read_text('utf-8')", "p.write_text(s, encoding='utf-8')", "open(p, 'rb')", 'Image.open(p)'):
+        assert not locale_bound(line), line
+
+
 def statements(source):
     "Lines with more than one statement."
     lines = Counter(n.lineno for n in ast.walk(ast.parse(source)) if isinstance(n, ast.stmt))

@@ -2,6 +2,9 @@
 import json, os, subprocess, sys
 from pathlib import Path
 import pytest
+from conftest import linux
+
+pytestmark = linux
 
 NUMBER = int(os.environ.get('BCD_MUTANTS', 200)) # files; the slow test: BCD_MUTANTS=1000 pytest tests/test_malformed.py
 SECONDS, MEGABYTES = 5, 1000

@@ -11,6 +11,7 @@ from bcd_fast.commands.gallery import bcd_figures
 from bcd_fast.commands.predict import bcd_predict
 from bcd_fast.prediction import predict as prediction
 from bcd_fast.prediction.predict import predict_folder
+from conftest import posix
 
 pytestmark = pytest.mark.usefixtures('finds_bright')
 
@@ -56,6 +57,7 @@ def said(model, capsys):
     return says
 
 
+@posix
 @pytest.mark.parametrize('name', ('scan.png', 'scan.tif'))
 @pytest.mark.parametrize('where', ('in', '.', 'in/../in', 'link'))
 def test_no_picture_is_written_over(said, tmp_path, monkeypatch, name, where):
@@ -69,6 +71,7 @@ def test_no_picture_is_written_over(said, tmp_path, monkeypatch, name, where):
     assert snapshot(folder) == before
 
 
+@posix
 @pytest.mark.parametrize('link', (os.link, os.symlink))
 def test_no_picture_is_written_over_by_a_link(said, tmp_path, link):
     folder = write(tmp_path/'in', a__png=pattern(0))
@@ -79,6 +82,7 @@ def test_no_picture_is_written_over_by_a_link(said, tmp_path, link):
     assert [p.name for p in (tmp_path/'out').iterdir()] == ['a.png']
 
 
+@posix
 def test_no_picture_is_written_over_where_it_really_is(said, tmp_path):
     "The folder holds links, and the masks would go where these lead."
     folder = write(tmp_path/'real', a__png=pattern(0))
@@ -277,6 +281,7 @@ def test_a_picture_that_is_replaced_while_it_waits(model, tmp_path, monkeypatch)
     assert (mask(out/'a.png') == pattern(2)).all()
 
 
+@posix
 def test_the_rest_is_made(said, tmp_path, monkeypatch):
     "Files that are gone, cannot be predicted or cannot be written are listed; the others are made."
     folder, out = write(tmp_path/'in', **{f'{i}__png': pattern(i) for i in range(8)}), tmp_path/'out'
@@ -413,6 +418,7 @@ def test_odd_names_are_made_and_shown(said, tmp_path):
     assert json.dumps(images, ensure_ascii=False).encode()
 
 
+@posix
 def test_other_commands_write_over_no_input(model, tmp_path, capsys):
     "A page of a check, the files of an evaluation."
     for pile in ('objects', 'backgrounds', 'masks'):

@@ -16,6 +16,9 @@ from bcd_fast.training.learner import bcd_learner
 from bcd_fast.training.checkpoints import read_state
 from bcd_fast.training.processes import NEEDED, Schedule, fit_processes, follow_parent
 from bcd_fast.train import main
+from conftest import posix
+
+pytestmark = posix
 
 
 KILLS = int(os.environ.get('BCD_KILLS', 1)) # more by hand, as in test_resume.py

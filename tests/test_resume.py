@@ -1,9 +1,15 @@
 "A training that is killed, at any moment, goes on to the same weights."
-import json, os, random, resource, shutil, signal, subprocess, sys, time
+import json, os, random, shutil, signal, subprocess, sys, time
 from types import SimpleNamespace
 
 import pytest
+from conftest import linux, posix
+try:
+    import resource
+except ImportError: # Windows
+    resource = None
 
+pytestmark = posix # Ctrl-C and SIGKILL for another process
 WORDS = ['experiment=demo', 'data.n_objects=300', 'data.n_backgrounds=300', 'data.size=32', 'encoder.epochs=1',
          'encoder.steps=20', 'trainer.epochs=6', 'trainer.steps=10', 'trainer.bs=8', 'trainer.precision=float32',
          'model.width=4', 'bar=false', 'hydra.run.dir=run']
@@ -118,6 +124,7 @@ def resume_on_full_disk(folder):
     return finished(p)
 
 
+@linux
 def test_full_disk(whole, unfinished, call):
     "One sentence, and the last checkpoint is whole."
     checkpoint = unfinished/'run/checkpoint.safetensors'

@@ -14,6 +14,7 @@ from bcd_fast.prediction.models import save_model
 from bcd_fast.prediction.suggestions import suggest
 from bcd_fast.review.session import UNTOUCHED, Draft, FilePredictor, Review, draft_path, read_draft, write_draft
 from bcd_fast.review.server import GET, HEADERS, POST, Server
+from conftest import posix
 
 H, W = 120, 160
 
@@ -312,6 +313,7 @@ def test_drafts_are_not_learned_from(folder):
 # ---- The command
 
 
+@posix
 def test_command(tmp_path, folder, monkeypatch, capsys):
     "It opens the page; one session a folder; Ctrl-C ends it in a sentence."
     model = save_model(tmp_path/'model', make_masker('small', 4, 1), 32, {})

@@ -12,6 +12,7 @@ from bcd_fast.experiments import runs
 from bcd_fast.experiments.catalogue import compose_config
 from bcd_fast.experiments.runs import FILES, FOLDERS, evaluate_run, held, resume_run, run_demo, run_experiment
 from bcd_fast.training.checkpoints import CannotGoOn, Checkpoint, read_state
+from conftest import posix
 
 SHORT = ['trainer.epochs=2', 'trainer.steps=4', 'trainer.bs=4', 'trainer.paste=4', 'model.width=4', 'bar=false',
          'encoder.epochs=1', 'encoder.steps=10', 'cluster.k=2', 'cluster.least=1', 'data.size=32']
@@ -258,6 +259,7 @@ def test_a_demo_replaces_a_demo(tmp_path):
         run_demo(demo(other, 1), other, said.append)
 
 
+@posix
 def test_no_results_among_the_pictures(made, tmp_path):
     data = shutil.copytree(made.whole.parent/'data', tmp_path/'data')
     (tmp_path/'link').symlink_to(data/'objects')

@@ -5,6 +5,9 @@ import numpy as np, pytest
 from PIL import Image
 from bcd_fast.masker.maskers import make_masker
 from bcd_fast.prediction.models import save_model
+from conftest import posix
+
+pytestmark = posix
 
 SLEEPS = """
 import sys, time

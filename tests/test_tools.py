@@ -9,6 +9,7 @@ from bcd_fast.data.corrected import corrected_of, read_corrected
 from bcd_fast.exchange import entries
 from bcd_fast.exchange.exports import WRITERS
 from bcd_fast.exchange.label_studio import brush_mask
+from conftest import posix
 
 pytestmark = pytest.mark.usefixtures('finds_bright')
 
@@ -162,6 +163,7 @@ def test_what_nobody_has_changed_is_made_anew(predict, data):
         assert ((np.asarray(im) > 127) == mask_of(9)).all()
 
 
+@posix
 @pytest.mark.parametrize('name', ('labelstudio/tasks.json', 'labelstudio/previews/objects/north/9.tif.png',
                                   'labelme/objects/north/9.tif.png'))
 @pytest.mark.parametrize('link', (True, False))
@@ -221,6 +223,7 @@ def test_what_cannot_be_given(predict, data):
     assert [t['data']['picture'] for t in tasks_of(data)] == list(NAMES[:2])
 
 
+@posix
 def test_capitals_and_links(predict, data, capsys):
     "Piles in capitals, and folders that are links."
     (data/'objects').rename(data.parent/'elsewhere')

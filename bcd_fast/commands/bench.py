@@ -179,7 +179,7 @@ def in_process(expression:str, # Python, with this module's names
     tuned += [f'torch.set_num_threads({threads})'] if threads else []
     code = '; '.join([*IMPORTS, *tuned, f'print(json.dumps({expression}))'])
     env = os.environ|(dict(GOMP_SPINCOUNT='1000') if keep else {})
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, encoding='utf-8', env=env)
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
     return json.loads(done.stdout.splitlines()[-1])

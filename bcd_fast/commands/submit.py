@@ -120,7 +120,7 @@ def in_turn(runs, tasks, k:int)->list: # of submitit; lists of arguments; at a t
 
 def waited(job:str)->None: # number of an array
     "Stay until Slurm lists no task of it, however they end: not all clusters keep accounts that tell more."
-    while (said := subprocess.run(['squeue','-h','-j',job], capture_output=True, text=True)).stdout.strip():
+    while (said := subprocess.run(['squeue','-h','-j',job], capture_output=True, encoding='utf-8')).stdout.strip():
         time.sleep(2)
     if said.returncode and 'Invalid job id' not in said.stderr:
         raise InputError(SAYS['lost'].format(why=' '.join(said.stderr.split()), job=job))

@@ -394,7 +394,7 @@ def growing(path:Path, on_earth:bool): # .geojson or .gpkg; are coordinates long
             if not package.begun:
                 package.add([])
             return
-        with open(half, 'w') as f:
+        with open(half, 'w', encoding='utf-8') as f:
             between = iter([''])
             f.write('{"type": "FeatureCollection", "features": [')
             def add(features):

@@ -255,7 +255,7 @@ class Files:
         "Write down what will lie there. Raises `InputError` where that is not possible."
         if sha256 not in self.hashes[name]:
             record = self.out/WRITTEN
-            with adding_to(record), open(record, 'a') as f:
+            with adding_to(record), open(record, 'a', encoding='utf-8') as f:
                 f.write('\n'+json.dumps(dict(file=name, sha256=sha256))+'\n')
             self.hashes[name].add(sha256)
 

@@ -30,7 +30,7 @@ class HeldOut:
 def monitor_rows(folder)->list: # of dicts, one an epoch
     "What the monitor of a run wrote; nothing where there was none."
     path = Path(folder)/'monitor.json'
-    return json.loads(path.read_text()) if path.is_file() else []
+    return json.loads(path.read_bytes()) if path.is_file() else []
 
 def at_threshold(curve:dict, threshold:float)->dict: # of `false_alarm_curve` -> pixel, image, area
     "False alarms at the threshold that is used."

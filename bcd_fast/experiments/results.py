@@ -71,7 +71,7 @@ def write_results(path, # of a JSON file
     "Write metrics of several runs and the command. Raises `InputError` for runs of different settings."
     check_alike(runs)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(dict(command=command, runs=runs), indent=1)+'\n')
+    Path(path).write_text(json.dumps(dict(command=command, runs=runs), indent=1)+'\n', encoding='utf-8')
 
 def read_results(path)->dict: # command, runs
     "What `write_results` wrote. Raises `InputError` when it is not there."
@@ -79,7 +79,7 @@ def read_results(path)->dict: # command, runs
     if not path.is_file():
         raise not_read('missing', path)
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_bytes())
     except ValueError as e:
         raise not_read('broken', path, e) from e
     if not isinstance(found, dict) or not {'command','runs'}<=set(found):

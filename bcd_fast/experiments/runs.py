@@ -322,9 +322,6 @@ def judge_condition(cfg, ds, s1, masks, # settings, Dataset, stage 1, (N,1,H,W) 
     write_json(folder/'condition.json', dict(clusters=rows, unfit=why, used=uses_clusters(choice)))
     return [Finding('note' if why else 'fine', 'condition', f'{why or FIT}.')] if rows else []
 
-# %% ../../nbs/experiments/05_runs.ipynb #8918dc5c
-#| export
-
 # %% ../../nbs/experiments/05_runs.ipynb #5627bb4b
 def normalisation_of(ds)->Normalisation: # Dataset
     "What made [0,1] of the numbers in files; of data sets that are read as bytes, those of bytes."
@@ -413,7 +410,7 @@ def finish_run(metrics:dict, findings, folder): # of metrics.json, of `Finding`,
     "Write scores and model card; the checkpoint goes, for all of it is in the model."
     metrics['peak_rss_mb'] = peak_rss_mb()
     if findings:
-        card = model_card(metrics, read_about(folder/'model'), (folder/'config.yaml').read_text(), findings)
+        card = model_card(metrics, read_about(folder/'model'), (folder/'config.yaml').read_text('utf-8'), findings)
         write_whole(folder/'model/README.md', card.encode())
     write_json(folder/'metrics.json', metrics)
     (folder/'checkpoint.safetensors').unlink(missing_ok=True)

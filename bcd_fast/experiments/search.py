@@ -149,8 +149,8 @@ def fit_of_search(cfg, ds, s1, folder:Path)->bool: # settings, Dataset, stage 1,
     kept = folder/'fit.json'
     if not kept.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(clusters_fit(cfg, ds, s1)))
-    return json.loads(kept.read_text())
+        kept.write_text(json.dumps(clusters_fit(cfg, ds, s1)), encoding='utf-8')
+    return json.loads(kept.read_bytes())
 
 JUDGED = {True: 'divergence in the clusters, which are fit to judge masks', False: 'and no divergence: no fit clusters'}
 
@@ -170,6 +170,6 @@ def search_settings(cfg, folder, # settings of a run, folder for the search
         return criterion(model, s1.part(ds, 'valid'), fit)['loss']
     best = search(objective, usual if space is None else space, n, cfg.seed, folder)
     words = words_of(best['settings'])
-    (folder/'best.json').write_text(json.dumps(best|dict(words=words), indent=2)+'\n')
+    (folder/'best.json').write_text(json.dumps(best|dict(words=words), indent=2)+'\n', encoding='utf-8')
     print(f'best of {n} trials, criterion {best["loss"]:.4f}: {" ".join(words)}\ntrials: {folder/"trials.csv"}')
     return 0

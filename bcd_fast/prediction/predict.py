@@ -456,7 +456,7 @@ def real_path(p)->str: # of an image
 def add_line(path:Path, line:dict)->None: # of a JSON-lines file
     "Add to a file. Raises `Unwritten`."
     try:
-        with open(path, 'a') as f:
+        with open(path, 'a', encoding='utf-8') as f:
             f.write(f'\n{json.dumps(line)}\n') # a line of its own, whatever stands before
     except OSError as e:
         raise Unwritten(path, e.strerror or e) from e

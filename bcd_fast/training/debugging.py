@@ -179,7 +179,7 @@ def write_profile(file, n:int, table, events): # path, steps, of `shares`, the p
     "Write shares and the thirty dearest operators as text."
     file.parent.mkdir(parents=True, exist_ok=True)
     parts, dearest = table.round(3).to_string(index=False), events.table(sort_by='self_cpu_time_total', row_limit=30)
-    file.write_text(f'{n} steps\n\n{parts}\n\n{dearest}\n')
+    file.write_text(f'{n} steps\n\n{parts}\n\n{dearest}\n', encoding='utf-8')
 
 # %% ../../nbs/training/05_debugging.ipynb #a4f50d10
 class ProfileSteps(Callback):

@@ -262,7 +262,8 @@ def write_fit(learn, folder, apart:float): # trained, for the results, of `disag
     "Write what the first process hands back."
     save_weights(learn.model, folder/'weights.safetensors')
     values = [list(v) for v in learn.recorder.values]
-    (folder/'fit.json').write_text(json.dumps(dict(names=names_of(learn), values=values, disagreement=apart)))
+    about = dict(names=names_of(learn), values=values, disagreement=apart)
+    (folder/'fit.json').write_text(json.dumps(about), 'utf-8')
 
 # %% ../../nbs/training/09_processes.ipynb #3bfec89a
 @dataclass
@@ -289,7 +290,7 @@ def train_rank(folder, asked, work:tuple): # event, to stop; of `fit_share`
     except BaseException as e:
         known = isinstance(e, (InputError, OSError))
         name = 'lost' if isinstance(e, Lost) else 'failed' if known else 'fault'
-        (folder/name).write_text(sentence(e) if known else traceback.format_exc())
+        (folder/name).write_text(sentence(e) if known else traceback.format_exc(), 'utf-8')
         leave(1)
     atexit.register(leave, 0) # when the launcher has heard that this process is done
 
@@ -371,7 +372,7 @@ def wait_for(launched, asked, folder:Path)->None: # `Launched`; event, to stop; 
 # %% ../../nbs/training/09_processes.ipynb #764427fc
 def raise_why(codes:list, folder:Path, e): # exit codes of all processes; folder for what they say; of the launcher
     "Raise what has ended the processes: an `InputError` of one, or that one was killed. Other errors stay."
-    said = {name: (folder/name).read_text() for name in ('failed','fault','lost') if (folder/name).is_file()}
+    said = {name: (folder/name).read_text('utf-8') for name in ('failed','fault','lost') if (folder/name).is_file()}
     if 'failed' in said:
         raise InputError(said['failed']) from e
     if 'fault' in said:
@@ -389,7 +390,7 @@ def fit_here(n:int, work:tuple)->Fitted: # processes; of `fit_share`
     with tempfile.TemporaryDirectory(dir=work[-1].folder, prefix='.writing-') as folder: # a dead run's is swept away
         asked = mp.get_context('spawn').Event()
         wait_for(Launched(n, folder, asked, work), asked, Path(folder))
-        about = json.loads((Path(folder)/'fit.json').read_text())
+        about = json.loads((Path(folder)/'fit.json').read_bytes())
         return Fitted(load(read_sealed(Path(folder)/'weights.safetensors')), **about)
 
 # %% ../../nbs/training/09_processes.ipynb #65fbf63d
