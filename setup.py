@@ -29,7 +29,7 @@ setup(
     python_requires='>=' + s['min_python'],
     install_requires=s['requirements'].split(),
     extras_require={key.removesuffix('_requirements'): s[key].split() for key in s if key.endswith('_requirements')},
-    entry_points={'console_scripts': s['console_scripts'].split(),
+    entry_points={'console_scripts': s['console_scripts'].split()+s['nbdev_scripts'].split(),
                   'nbdev': [f'{name}={name}._modidx:d']},
     zip_safe=False,
 )

@@ -302,7 +302,7 @@ def test_the_rest_is_made(said, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction, 'georeference', placed)
     monkeypatch.setattr(prediction, 'save_array', saved)
     monkeypatch.setattr(prediction, 'predict_batch', predicted)
-    monkeypatch.setattr(prediction, 'content_of', lambda p: Path(p).name)
+    monkeypatch.setattr(prediction, 'known_by', lambda p: Path(p).name)
     (folder/'5.png').unlink()
     (folder/'5.png').symlink_to('nowhere.png')
     status, said_out, err = said(folder, '--out', out)
