@@ -1,4 +1,4 @@
-"""Measure what a survey costs: whole processes on made data, a row each in nbs/results/survey.json.
+"""Measure what a survey costs: whole processes on made data, a row each in nbs/results/survey/survey.json.
 
     python scripts/measure_survey.py                     # everything; hours on two cores, and 5 GB below --work
     python scripts/measure_survey.py --only scene        # start, waterfall, archive, files or scene
@@ -29,7 +29,7 @@ from make_real import commit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tests'))
 from xtf_files import xtf_head, xtf_ping # noqa: E402
 
-RESULTS = Path(__file__).resolve().parent.parent/'nbs/results/survey.json'
+RESULTS = Path(__file__).resolve().parent.parent/'nbs/results/survey/survey.json'
 CELL = 200 # pixels of a side of a square with one object: 10,000 objects on 20,000 x 20,000 pixels
 UTM = [(33550, 'd', 3, (.1, .1, 0.), True), (33922, 'd', 6, (0., 0., 0., 5e5, 5.3e6, 0.), True),
        (34735, 'H', 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32633), True)] # 10 cm, zone 33 north
