@@ -281,8 +281,8 @@ def corrections_table(path)->str: # as for `read_corrections` -> Markdown
     "A row for each set, way and number of masks."
     t = read_corrections(path)
     t = t[(t.way!='suggested')|(t.masks>0)] # without a mask they are one
+    scores = {k: [with_spread(r, k) for _, r in t.iterrows()] for k in ('iou','ap')}
     made = dict(set='`'+t.set+'`', way=t.way.map(CORRECTED).where(t.masks>0, ''), masks=t.masks, seeds=t.seeds,
-                iou=[with_spread(r, 'iou') for _, r in t.iterrows()], ap=[with_spread(r, 'ap') for _, r in t.iterrows()],
-                of_way=[f'{r.iou_of_way:.0%} / {r.ap_of_way:.0%}' for _, r in t.iterrows()])
+                of_way=[f'{r.iou_of_way:.0%} / {r.ap_of_way:.0%}' for _, r in t.iterrows()], **scores)
     lines = [OF_WAY.values(), ['---']*len(OF_WAY), *zip(*(map(str, made[k]) for k in OF_WAY))]
     return '\n'.join('| '+' | '.join(line)+' |' for line in lines)

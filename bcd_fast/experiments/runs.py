@@ -493,8 +493,10 @@ def unscored(bags, found:dict)->str: # Bags, of `score_test`; None where it is c
 
 def few_scored(bags, found:dict)->str: # Bags, of `score_test`; '' where all are scored, or none
     "How many of the held-out pictures have scores."
-    n, of = found.get('pictures', 0), len(bags.indices()[scored_part(bags)])
-    return FEW_SCORED.format(n=n, of=of) if 0<n<of else ''
+    if not (n := found.get('pictures', 0)):
+        return ''
+    of = len(bags.indices()[scored_part(bags)])
+    return FEW_SCORED.format(n=n, of=of) if n<of else ''
 
 def scored_part(bags)->str: # Bags -> test, or valid where there is no test part with a mask: masks may have come later
     "Which object pictures are scored."
