@@ -6,8 +6,8 @@
 __all__ = ['SAME', 'FREE', 'NOT_READ', 'COLUMNS', 'ACROSS', 'OURS', 'BOUND', 'REAL', 'CORRECTED', 'MARKS', 'OF_WAY', 'is_fixed',
            'check_alike', 'measured', 'mean_sd', 'summarise_runs', 'not_read', 'write_results', 'read_results',
            'plus_minus', 'results_row', 'table_of', 'results_table', 'read_study', 'study_table', 'study_panel',
-           'study_figure', 'draw_curves', 'curves_figure', 'read_real', 'with_spread', 'real_row', 'real_table',
-           'read_corrections', 'corrections_panel', 'corrections_figure', 'corrections_table']
+           'study_figure', 'draw_curves', 'curves_figure', 'read_real', 'with_spread', 'real_row', 'markdown_rows',
+           'real_table', 'read_corrections', 'corrections_panel', 'corrections_figure', 'corrections_table']
 
 # %% ../../nbs/experiments/07_results.ipynb #baf35684
 import json, numpy as np, pandas as pd
@@ -223,13 +223,17 @@ def real_row(found:pd.DataFrame)->dict: # rows of one set, method -> scores; key
                   background_masked=f'{ours.background_masked:.2%}')
     return scores | dict(bound=bound, peer=peer)
 
+def markdown_rows(rows)->str: # of rows of texts, the names first
+    "A table of Markdown."
+    head, *rest = map(list, rows)
+    return '\n'.join('| '+' | '.join(row)+' |' for row in (head, ['---']*len(head), *rest))
+
 def real_table(path)->str: # `real.csv` of `make_real.py` -> Markdown
     "A row for each set that our method was run on."
     t = read_real(path)
     sets = [s for s in t.index.unique('set') if (s, OURS) in t.index]
     rows = [dict(set=f'`{s}`')|real_row(t.loc[s]) for s in sets]
-    lines = [REAL.values(), ['---']*len(REAL), *([row[k] for k in REAL] for row in rows)]
-    return '\n'.join('| '+' | '.join(line)+' |' for line in lines)
+    return markdown_rows([REAL.values(), *([row[k] for k in REAL] for row in rows)])
 
 # %% ../../nbs/experiments/07_results.ipynb #13794795
 CORRECTED = dict(random='random pictures', suggested='pictures of bcd_suggest', alone='these masks alone') # way -> name
@@ -284,5 +288,4 @@ def corrections_table(path)->str: # as for `read_corrections` -> Markdown
     scores = {k: [with_spread(r, k) for _, r in t.iterrows()] for k in ('iou','ap')}
     made = dict(set='`'+t.set+'`', way=t.way.map(CORRECTED).where(t.masks>0, ''), masks=t.masks, seeds=t.seeds,
                 of_way=[f'{r.iou_of_way:.0%} / {r.ap_of_way:.0%}' for _, r in t.iterrows()], **scores)
-    lines = [OF_WAY.values(), ['---']*len(OF_WAY), *zip(*(map(str, made[k]) for k in OF_WAY))]
-    return '\n'.join('| '+' | '.join(line)+' |' for line in lines)
+    return markdown_rows([OF_WAY.values(), *zip(*(map(str, made[k]) for k in OF_WAY))])
