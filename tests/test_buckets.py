@@ -235,6 +235,27 @@ def test_what_others_have_put_there_stays(model, archive, memory):
     assert memory.cat_file('/out/north/7.png.png') == mine+b'edited'
 
 
+@pytest.mark.parametrize('parts', [False, True])
+def test_edited_annotations_stay(model, archive, memory, parts):
+    "In a bucket as in a folder: those of now have the next name, run after run."
+    def again():
+        if not parts:
+            return predict_folder(model, archive, 'memory://out', .5, ('masks', 'coco'))
+        for i in (1, 2):
+            predict_part((i, 2), model, archive, 'memory://out', .5, ('masks', 'coco'), dict(nodata=None, key=None))
+        return merge_parts('memory://out')
+    again()
+    first = files('memory://out')
+    assert not any('changed' in n for n in again()['notes']) and files('memory://out') == first
+    edited = first['annotations.json'].replace(b'"object"', b'"Object"')
+    memory.pipe_file('/out/annotations.json', edited)
+    for _ in range(2):
+        said = again()['notes']
+        assert any(n.startswith('memory://out/annotations.json was changed since it was written') for n in said)
+        assert files('memory://out')['annotations.json'] == edited
+        assert files('memory://out')['annotations_1.json'] == first['annotations.json']
+
+
 def test_results_in_the_tree_are_not_read(model, archive, memory):
     put(archive, 'memory://all/in')
     predict_folder(model, 'memory://all/in', 'memory://all/masks', .5)

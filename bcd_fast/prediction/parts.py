@@ -127,7 +127,7 @@ def merge_here(out:Path)->dict: # as for `merge_parts`, but a path
         clear(out, Found([], None, [], WHOLE))
     failed = [m for h in heads.values() for m in (h.get('ended') or {}).get('failed', [])]
     return dict(parts=n, images=len(whole.lines), missing=not_ended(heads, n), failed=failed,
-                gone=[*map(in_words, gone)], notes=notes)
+                gone=[*map(in_words, gone)], notes=[*map(in_words, notes)])
 
 def merge_parts(out # folder of results, or its address
                )->dict: # `parts`, `images`; `missing`: of parts, `failed`, `gone`, `notes`: sentences

@@ -34,7 +34,7 @@ from ..core import (
 from ..data.formats import MOST_PIXELS, Picture, content_of
 from ..data.buckets import (
     Unreached, address_of, at_hand, bucket_of, check_separate, fetch_records, fetched, in_words, is_address, known_by,
-    send_away, send_records, size_of, standing_for)
+    send, send_away, send_records, size_of, standing_for)
 from ..data.maps import (
     Measure, check_extras, factor_of, found_regions, growing, is_package, measure, reduced, some_of, sorted_runs,
     without, write_cog)
@@ -743,11 +743,12 @@ class Annotations:
 # %% ../../nbs/prediction/03_predict.ipynb #bb98a9bb
 def is_free(path:Path, texts:dict)->bool: # for annotations; of `Manifest`
     "Whether a file may be replaced: there is none, it is as it was written here, or it is damaged."
-    if not os.path.lexists(path):
+    if not os.path.lexists(path) and size_of(path) is None:
         return True
-    if not path.is_file():
-        return False
-    return not texts or content_of(path) in texts.get(path.name, ()) or parsed(path.read_bytes()) is None
+    with fetched(path) as f:
+        if not f.is_file():
+            return False
+        return not texts or content_of(f) in texts.get(path.name, ()) or parsed(f.read_bytes()) is None
 
 def write_annotations(manifest:Manifest, coco:Annotations)->list: # of sentences
     "Write `annotations.json`, under another name where that was edited. Raises `Unwritten`."
@@ -758,6 +759,7 @@ def write_annotations(manifest:Manifest, coco:Annotations)->list: # of sentences
     manifest.texts = {name: list(dict.fromkeys([*kept, sha256]))}
     manifest.begin()
     write_whole(out/name, data)
+    send(out/name)
     manifest.texts = {name: [sha256]}
     return [] if name==ANNOTATIONS else [SAY['changed'].format(path=out/ANNOTATIONS)]
 
@@ -1156,7 +1158,7 @@ def results_at(out, # path, or address
             raise InputError(SAY['a file'].format(path=folder))
         parts = [part] if part else [WHOLE, *(Part(*k) for k in parts_of(folder))]
         paths = [folder/n for n in sorted({n for p in parts for n in p.records()})] # annotations before records
-        known = size_of(folder/RECORD) is not None # then nobody asks whose the annotations are
+        known = size_of(folder/RECORD) is not None # then `is_free` fetches the annotations
         fetch_records(p for p in paths if not (known and p.name==ANNOTATIONS))
         try:
             yield folder
