@@ -248,7 +248,7 @@ def files(work, sizes, n):
     make_pictures(work/'in', n, 64)
     words = ['bcd_predict', model_in(work, sizes), work/'in', '--write', 'masks', 'coco', '--out']
     about = dict(pictures=n, side=64, masker='fast', megapixels=n*64**2/1e6)
-    yield about | call(*words, work/'few', '--part', f'1/{100*n}', cores=[0]) | dict(what='files looked through')
+    yield about | call(*words, work/'few', '--part', f'1/{10*n}', cores=[0]) | dict(what='files looked through')
     costs, seconds = together(*([*words, work/'out', '--part', f'{i}/2'] for i in (1, 2)))
     yield about | summed(costs) | dict(what='files in two parts at once', seconds=seconds)
     merged = call('bcd_predict', '--merge', work/'out', cores=[0])
