@@ -41,7 +41,7 @@ def picture(kind, seed=0):
     if kind == 'checked':
         a[8:40, 8:40] = 40+200*(np.indices((32, 32)).sum(0) % 2)
     if kind == 'thin':
-        a[10:38, 24] = a[24, 10:38] = a[10, 10:38] = 190
+        a[6:42, 22:25] = a[22:25, 6:42] = a[6:9, 6:42] = 190
     if kind == 'missing':
         a += 60
     if kind == 'alarm':
@@ -83,37 +83,44 @@ def names(found):
     return [s.picture for s in found[0]]
 
 
+def frames(found):
+    "How many of the sure copies are named."
+    return len({*names(found)} & {*SURE})
+
+
 def test_each_sort_is_suggested(model, data):
-    found, left = suggest(model, data, 4)
-    assert {s.picture: s.why for s in found} == {
+    found, left = suggest(model, data, 5)
+    assert {s.picture: s.why for s in found if s.picture not in SURE} == {
         'objects/checked.png': WHY['unsure'], 'objects/thin.png': WHY['unsure'], 'objects/missing.png': WHY['none'],
         'backgrounds/alarm.png': WHY['alarm']}
-    assert not left and all(.2 < s.gain <= 1 for s in found), found
+    assert not left and all(.02 < s.gain <= 1 for s in found), found
 
 
 def test_copies_do_not_fill_the_list(model, data):
-    "Fifty frames of an unsure scene take one place, though each is as unsure as the others."
+    "Fifty frames of an unsure scene, and forty of a sure one, take one place each."
     write(data, {f'objects/again{i:02}.png': picture('checked', i+1) for i in range(50)})
-    found = names(suggest(model, data, 4))
-    assert sum('again' in name or 'checked' in name for name in found) == 1
-    assert {'objects/thin.png', 'objects/missing.png', 'backgrounds/alarm.png'} < {*found}
+    found = suggest(model, data, 5)
+    assert sum('again' in name or 'checked' in name for name in names(found)) == 1 and frames(found) == 1
+    assert {'objects/thin.png', 'objects/missing.png', 'backgrounds/alarm.png'} < {*names(found)}
 
 
 def test_corrected_pictures_are_left_out(model, data):
     "What looks like them is not asked for either, as long as there is something else."
     write(data, {f'objects/again{i:02}.png': picture('checked', i+1) for i in range(5)})
     write_corrected(data, 'objects/checked.png', np.zeros((SIDE, SIDE), np.uint8))
-    found = names(suggest(model, data, 3))
-    assert {*found} == {'objects/thin.png', 'objects/missing.png', 'backgrounds/alarm.png'}
+    found = suggest(model, data, 4)
+    assert {*names(found)}-{*SURE} == {'objects/thin.png', 'objects/missing.png', 'backgrounds/alarm.png'}
     write_corrected(data, 'backgrounds/alarm.png', np.zeros((SIDE, SIDE), np.uint8))
     assert 'backgrounds/alarm.png' not in names(suggest(model, data, 6))
 
 
 def test_what_looks_like_corrected_ones_waits(model, data):
-    write(data, {f'objects/again{i:02}.png': picture('missing', i+1) for i in range(5)})
-    assert names(suggest(model, data, 1))[0] in {'objects/missing.png', *(f'objects/again{i:02}.png' for i in range(5))}
+    again = {f'objects/again{i:02}.png': picture('missing', i+1) for i in range(5)}
+    write(data, again)
+    assert {*names(suggest(model, data, 5))} & {'objects/missing.png', *again}
     write_corrected(data, 'objects/missing.png', np.zeros((SIDE, SIDE), np.uint8))
-    assert {*names(suggest(model, data, 3))} == {'objects/checked.png', 'objects/thin.png', 'backgrounds/alarm.png'}
+    found = suggest(model, data, 4)
+    assert {*names(found)}-{*SURE} == {'objects/checked.png', 'objects/thin.png', 'backgrounds/alarm.png'}
 
 
 def test_same_seed_same_list(model, data):
@@ -168,37 +175,22 @@ def test_fewer_pictures_than_usual(model, tmp_path, capsys):
     assert '10 pictures are wanted, and 4 have no corrected mask yet' in capsys.readouterr().err
 
 
-def test_pictures_that_are_all_unlike_are_not_told_apart(tmp_path):
-    "Noise: each is as unlike all others as the next, so that only the doubt decides."
-    torch.manual_seed(0)
-    net = make_masker('small', 4)
-    torch.nn.init.constant_(net.head.bias, 0)
-    save_model(tmp_path/'model', net.eval(), 32, {})
-    rng = np.random.default_rng(0)
-    write(tmp_path, {f'objects/{i}.png': rng.integers(0, 256, (32, 40)).astype(np.uint8) for i in range(12)})
-    assert {s.why for s in suggest(tmp_path/'model', tmp_path, 5)[0]} == {WHY['unsure']}
+def test_cut_off_objects_are_not_asked_for():
+    "Corners of objects at the edge of a picture are most doubtful, and a whole object has more to teach."
+    looks = [Look(f'objects/{i:02}.png', False, .9, .01, [np.array([0., 1])]) for i in range(6)]
+    looks += [Look(f'objects/{i:02}.png', False, .4, .10, [np.array([9., 1])]) for i in range(6, 20)]
+    found = chosen_of(looks, np.arange(20), 1, 0)
+    assert found[0].picture >= 'objects/06.png' and found[0].gain == pytest.approx(.4), found
 
 
-def test_unlike_is_what_few_are_like():
-    "A picture of another sort, less unsure than twelve that are alike; then as unsure; then one of seven of its sort."
-    def looks(doubt, n=1):
-        places = [*np.linspace(0, .1, 12), *[9.]*n]
-        return [Look(f'objects/{i:02}.png', False, .6 if i < 12 else doubt, .1, [np.array([x, 1])])
-                for i, x in enumerate(places)]
-    def why(looks):
-        return {s.picture: s.why for s in chosen_of(looks, np.arange(len(looks)), 3, 0)}
-    assert why(looks(.4))['objects/12.png'] == WHY['unlike'] and [*why(looks(.4)).values()].count(WHY['unlike']) == 1
-    assert {*why(looks(.7)).values()} == {WHY['unsure']} and 'objects/12.png' in why(looks(.7))
-    assert {*why(looks(.4, 7)).values()} == {WHY['unsure']} and max(why(looks(.4, 7))) >= 'objects/12.png'
-
-
-def test_unlike_is_not_said_of_all_beside_corrected_ones():
-    "The gain that is left counts: the surest of the others are no smaller gain in spite of which they are there."
-    looks = [Look(f'objects/{i:02}.png', False, .9-.05*i, .1, [np.array([5.*(i > 5), 1])]) for i in range(6)]
-    looks += [Look(f'objects/{i:02}.png', False, .4, .1, [np.array([20.*(i-5), 1])]) for i in range(6, 8)]
-    looks += [Look('objects/08.png', False, .9, .1, [np.array([0., 1])])] # it has a corrected mask
-    found = chosen_of(looks, np.arange(8), 2, 0)
-    assert {s.picture: s.why for s in found} == {f'objects/0{i}.png': WHY['unsure'] for i in (6, 7)}
+def test_what_stands_for_many():
+    "It is said of what is less unsure than half of the pictures."
+    looks = [Look(f'objects/{i:02}.png', False, .2+.5*(i > 8), .1, [np.array([9.*(i > 8), 1])]) for i in range(17)]
+    found = {s.picture > 'objects/08.png': s.why for s in chosen_of(looks, np.arange(17), 2, 0)}
+    assert found == {False: WHY['unsure'], True: WHY['unsure']} # half of the doubts are .2
+    looks += [Look('objects/17.png', False, .7, .1, [np.array([9., 1])])]*2
+    found = {s.picture > 'objects/08.png': s.why for s in chosen_of(looks, np.arange(19), 2, 0)}
+    assert found == {False: WHY['typical'], True: WHY['unsure']}
 
 
 def test_the_next_step(model, data, tmp_path, monkeypatch, capsys):

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['ABOUT', 'COST', 'METRICS', 'NOT_SETTINGS', 'OF_STAGE2', 'SAY', 'CHANGED', 'ANEW', 'STALE', 'PICTURES_OF_RUN', 'FILES',
            'FOLDERS', 'USED', 'AMONG', 'READ_IN', 'FIT', 'CHOSEN', 'FOUND_NOTHING', 'TOLD_APART', 'FEWEST_TOLD',
-           'OF_PICTURES', 'UNDER_PICTURES', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'UNSCORED', 'FEW_SCORED', 'WHOLE_DATA',
-           'SETTINGS', 'NO_RUN', 'REPLACED', 'SAID', 'PICTURES', 'complete', 'settings_of', 'settings_hash',
-           'settings_metrics', 'doubt', 'stage2_line', 'write_settings', 'stage1_of', 'computed_stage1', 'find_stage1',
-           'only_begun', 'check_unused', 'check_among', 'check_unfinished', 'sweep_run', 'held', 'note_data',
-           'begun_with', 'same_data', 'data_as_begun', 'threads_as_begun', 'held_out_of', 'find_threshold', 'choice_of',
-           'uses_clusters', 'judge_condition', 'normalisation_of', 'keep_model', 'about_clusters', 'about_grounds',
-           'run_stage2', 'say_left_out', 'say_lines', 'data_of_run', 'who_set_k', 'finish_run', 'masks_of',
-           'held_out_masks', 'some_objects', 'finish_for', 'told_apart', 'learned_of', 'without_names', 'learned_found',
-           'unscored', 'few_scored', 'scored_part', 'apart_found', 'about_whole', 'score_test', 'run_whole',
-           'whole_metrics', 'metrics_in', 'evaluate_whole', 'begin_whole', 'begin_squares', 'run_squares',
-           'run_experiment', 'reason', 'settings_in', 'resume_run', 'demo_in', 'clear_demo', 'run_demo', 'read_run',
-           'evaluate_run', 'report']
+           'OF_PICTURES', 'UNDER_PICTURES', 'UNDER_TRUTHS', 'AT_ONCE', 'FEW_ALARMS', 'ENOUGH', 'UNSCORED', 'FEW_SCORED',
+           'WHOLE_DATA', 'SETTINGS', 'NO_RUN', 'REPLACED', 'SAID', 'PICTURES', 'complete', 'settings_of',
+           'settings_hash', 'settings_metrics', 'doubt', 'stage2_line', 'write_settings', 'stage1_of',
+           'computed_stage1', 'find_stage1', 'only_begun', 'check_unused', 'check_among', 'check_unfinished',
+           'sweep_run', 'held', 'note_data', 'begun_with', 'same_data', 'data_as_begun', 'threads_as_begun',
+           'held_out_of', 'find_threshold', 'choice_of', 'uses_clusters', 'judge_condition', 'normalisation_of',
+           'keep_model', 'about_clusters', 'about_grounds', 'run_stage2', 'say_left_out', 'say_lines', 'data_of_run',
+           'who_set_k', 'finish_run', 'masks_of', 'held_out_masks', 'some_objects', 'finish_for', 'told_apart',
+           'learned_of', 'without_names', 'learned_found', 'unscored', 'few_scored', 'scored_part', 'apart_found',
+           'about_whole', 'score_test', 'run_whole', 'whole_metrics', 'metrics_in', 'evaluate_whole', 'begin_whole',
+           'begin_squares', 'run_squares', 'run_experiment', 'reason', 'settings_in', 'resume_run', 'demo_in',
+           'clear_demo', 'run_demo', 'read_run', 'evaluate_run', 'report']
 
 # %% ../../nbs/experiments/05_runs.ipynb #2787b396
 import hashlib, json, numpy as np, os, pandas as pd, re, torch
@@ -422,7 +422,8 @@ FOUND_NOTHING = ('warning: nothing was found: of held-out pictures, those with t
 TOLD_APART = 'held-out pictures with the object are told from those without at AUROC {auroc:.2f} (.5 is chance).'
 FEWEST_TOLD = .7 # AUROC below which nothing was found
 OF_PICTURES = 'iou','dice','ap','iou_per_picture','background_masked','picture_auroc' # scores of whole pictures
-UNDER_PICTURES = 'held-out pictures: true masks drawn through, found masks dashed'
+UNDER_PICTURES = 'held-out pictures: found masks dashed' # below the pictures of a run
+UNDER_TRUTHS = 'held-out pictures: true masks drawn through, found masks dashed'
 AT_ONCE = 32 # pictures that are predicted together
 FEW_ALARMS = .0015 # share of the pixels of held-out backgrounds that may be masked, as far as objects stay
 ENOUGH = 2**23 # pixels of object pictures that are asked for the level at which masks begin
@@ -526,7 +527,8 @@ def score_test(model, bags, threshold:float, folder)->dict: # masker, Bags, fold
                 scores.add(count_levels(m, truth), pile, p.name)
             if pile=='objects' and len(views)<12:
                 views.append(View(p.name, bags.normalisation(p.values, p.valid), m>threshold, truth))
-    save_figure(views_figure([(UNDER_PICTURES, views)]), folder/'masks.png')
+    heading = UNDER_PICTURES if all(v.truth is None for v in views) else UNDER_TRUTHS
+    save_figure(views_figure([(heading, views)]), folder/'masks.png')
     return scores.summary() if scores.of('objects', 'iou') else {}
 
 # %% ../../nbs/experiments/05_runs.ipynb #be543131
