@@ -73,6 +73,8 @@ class BagLoss(nn.Module):
         super().__init__()
         self.obj_weight, self.cf_weight, self.share, self.pair_weight = obj_weight, cf_weight, share, pair_weight
         self.paired = True # whether the last term is asked for by now
+        self.weights = None # of each of `known`; 1 if none are given
+        self.trust = 1. # in the surest pixels: a factor of `obj_weight`
     def forward(self, logits, # (n+m+k,1,H,W): object windows, backgrounds, what has a known mask
                 x, # (n,C,H,W) object windows
                 known, # list of masks of what has a known mask, (k1,1,H,W), (k2,1,H,W), ...
@@ -80,11 +82,16 @@ class BagLoss(nn.Module):
                )->torch.Tensor: # scalar
         objects, grounds, *pasted = parts_of(logits, x, known)
         bg, obj = background_term(grounds), bag_term(objects, self.share)
-        cf = sum(map(known_term, pasted, known), logits.new_zeros(()))
+        cf = sum(self.pasted_terms(pasted, known), logits.new_zeros(()))
         pair = pair_term(objects, x) if self.paired and self.pair_weight else bg.new_zeros(())
         self.keep(objects, bg, cf, obj, pair)
-        self.terms = dict(bg=bg, cf=self.cf_weight*cf, obj=self.obj_weight*obj, pair=self.pair_weight*pair)
+        obj_weight = self.trust*self.obj_weight
+        self.terms = dict(bg=bg, cf=self.cf_weight*cf, obj=obj_weight*obj, pair=self.pair_weight*pair)
         return sum(self.terms.values())
+    def pasted_terms(self, pasted, known)->list: # lists of logits and masks -> of scalars
+        "The weighted terms of all that has a known mask."
+        weights = [1.]*len(known) if self.weights is None else self.weights
+        return [w*known_term(z, k) for w, z, k in zip(weights, pasted, known, strict=True)]
     def keep(self, objects, bg, cf, obj, pair): # (n,1,H,W) logits, scalars
         "Remember the parts of this call."
         self.logits = objects.detach()
