@@ -259,7 +259,7 @@ def corrections_panel(ax, of:pd.DataFrame, score:str): # axes; rows of one set; 
     ax.set_xscale('symlog', linthresh=1)
     numbers = sorted(set(of.masks))
     ax.set_xticks(numbers, numbers)
-    ax.set(ylim=(0, 1))
+    ax.margins(y=.1)
 
 def corrections_figure(path)->Figure: # as for `read_corrections`
     "AP and IoU of each set against the number of corrected masks."
