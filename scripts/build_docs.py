@@ -82,12 +82,18 @@ def mend_site(path):
     path.write_text(yaml.safe_dump(site, sort_keys=False), encoding='utf-8')
 
 
-def mathml(match):
-    "The formula of a `<span class=\"math ...\">` as MathML; a command that latex2mathml does not know is an error."
-    kind, tex = match[1], unescape(match[2])
-    res = convert(tex, display='block' if kind == 'display' else 'inline')
+def converted(tex, display='inline'):
+    "The formula `tex` as MathML; a command that latex2mathml does not know is an error."
+    res = convert(tex, display=display)
     if unknown := re.search(r'\\[a-zA-Z]+', res):
         raise ValueError(f'{unknown[0]} in the formula {tex}')
+    return res
+
+
+def mathml(match):
+    "The formula of a `<span class=\"math ...\">` as MathML."
+    kind = match[1]
+    res = converted(unescape(match[2]), 'block' if kind == 'display' else 'inline')
     bars = res.replace('<mo>&#x02016;</mo>', '<mo stretchy="false">&#x02016;</mo>')  # norms: bars of one height
     return f'<span class="math-{kind}">{bars}</span>'
 

@@ -8,6 +8,7 @@ import pytest
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP/'scripts'))
 import rooms  # noqa: E402
+from build_docs import converted  # noqa: E402
 
 NOTEBOOKS = sorted(p for p in (TOP/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 MOST_ARGUMENTS, LONGEST = 8, 120
@@ -160,10 +161,10 @@ def test_one_statement_a_line(module):
     assert not statements(rooms.path_of(module).read_text(encoding='utf-8'))
 
 
-def cells(path):
-    "Sources of the code cells of a notebook."
+def cells(path, kind='code'):
+    "Sources of the cells of a notebook."
     found = json.loads(path.read_text(encoding='utf-8'))['cells']
-    return [''.join(c['source']) for c in found if c['cell_type'] == 'code']
+    return [''.join(c['source']) for c in found if c['cell_type'] == kind]
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(TOP/'nbs').as_posix())
@@ -171,3 +172,22 @@ def test_one_statement_a_line_in_notebooks(path):
     for source in cells(path):
         plain = '\n'.join('' if line.startswith(('%', '!')) else line for line in source.split('\n'))
         assert not statements(plain), source
+
+
+def formulas(path):
+    "What stands between $ and $, or $$ and $$, in the text of a notebook."
+    text = '\n\n'.join(re.sub('`[^`]*`', '', source) for source in cells(path, 'markdown'))
+    return [a or b for a, b in re.findall(r'\$\$(.+?)\$\$|\$(?!\s)([^$\n]+?)(?<!\s)\$', text, flags=re.S)]
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(TOP/'nbs').as_posix())
+def test_formulas_can_be_shown(path):
+    "The docs show formulas as MathML; what they cannot show is found here, not when they are built."
+    for tex in formulas(path):
+        converted(tex)
+
+
+def test_formulas_are_found():
+    assert sum(len(formulas(p)) for p in NOTEBOOKS) > 400
+    with pytest.raises(ValueError, match='arg in the formula'):
+        converted(r'\arg\max_x f')
