@@ -18,7 +18,7 @@ from pathlib import Path
 from make_real import KEPT, TEST, TRAINED, call, commit, links, make_all, rows_in # first: torch reads what it sets
 import numpy as np, pandas as pd, torch
 from bcd_fast import __version__
-from bcd_fast.core import InputError, platform_text, write_whole
+from bcd_fast.core import InputError, only_one, platform_text, write_whole
 from bcd_fast.data.corrected import CORRECTED, GROUND, OBJECT, pictures_of, write_corrected
 from bcd_fast.data.folders import object_pixels
 from bcd_fast.data.formats import read_pictures
@@ -106,10 +106,12 @@ def train(job, folder):
 
 @contextmanager
 def run_folder(job):
-    "An empty folder for the run, and one of links to the pictures that it is trained with."
-    shutil.rmtree(job.run, ignore_errors=True)
-    job.run.mkdir(parents=True)
-    with links(job.data, TRAINED) as folder:
+    "An empty folder for the run, which no other process writes to, and one of links to what it is trained with."
+    runs = job.run.parent
+    runs.mkdir(parents=True, exist_ok=True)
+    with only_one(runs, f'.lock.{job.run.name}'), links(job.data, TRAINED) as folder:
+        shutil.rmtree(job.run, ignore_errors=True)
+        job.run.mkdir()
         yield folder
 
 

@@ -239,3 +239,16 @@ def test_corrected_masks_are_random_suggested_or_alone(data, tmp_path):
     first, end = table.ap['random', 0], table.ap['alone', 3]
     assert table.ap_of_way['random', 0] == 0
     assert table.ap_of_way['alone', 3] == pytest.approx((end-first)/(1-first), abs=1e-3)
+
+
+def test_a_run_is_of_one_process(data, tmp_path):
+    "A second one is refused, and what the first one has written stays."
+    job = made.Job(data/'discs', 'random', 0, 0, tmp_path)
+    with made.run_folder(job) as folder:
+        assert sorted(p.name for p in folder.iterdir()) == ['backgrounds', 'objects']
+        (job.run/'log.txt').write_text('of the first\n', encoding='utf-8')
+        with pytest.raises(InputError, match='in use by another process'), made.run_folder(job):
+            pass
+        assert (job.run/'log.txt').is_file()
+    with made.run_folder(job):
+        assert not list(job.run.iterdir())
