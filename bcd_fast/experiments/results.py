@@ -237,7 +237,7 @@ def real_table(path)->str: # `real.csv` of `make_real.py` -> Markdown
 
 # %% ../../nbs/experiments/07_results.ipynb #13794795
 CORRECTED = dict(random='random pictures', suggested='pictures of bcd_suggest', alone='these masks alone') # way -> name
-MARKS = dict(random='o-', suggested='s-', alone='^:') # way -> of its line
+MARKS = dict(random='C0o-', suggested='C1s-', alone='C2^:') # way -> of its line, the same in all panels
 
 def read_corrections(path)->pd.DataFrame: # `corrections.csv` of `make_corrections.py` -> a row a set, way and number
     "Scores by corrected masks; suggested pictures begin where random ones do. Raises `InputError` for another table."
@@ -265,7 +265,7 @@ def corrections_figure(path)->Figure: # as for `read_corrections`
     "AP and IoU of each set against the number of corrected masks."
     t = read_corrections(path)
     sets, scores = [*t.set.unique()], dict(ap='average precision', iou='IoU')
-    fig = Figure(figsize=(3.6*len(sets)+.4,6), layout='constrained')
+    fig = Figure(figsize=(3*len(sets)+.4,6), layout='constrained')
     axes = fig.subplots(2, len(sets), squeeze=False, sharex='col')
     for row, (score, name) in zip(axes, scores.items()):
         row[0].set_ylabel(name)
@@ -274,7 +274,8 @@ def corrections_figure(path)->Figure: # as for `read_corrections`
     for top, bottom, of in zip(*axes, sets):
         top.set_title(of)
         bottom.set_xlabel('corrected masks')
-    axes[0,0].legend(fontsize=7)
+    lines = dict(pair for ax in axes.flat for pair in zip(*reversed(ax.get_legend_handles_labels())))
+    fig.legend(lines.values(), lines, loc='outside upper center', ncols=2)
     return fig
 
 # %% ../../nbs/experiments/07_results.ipynb #ac163b01
