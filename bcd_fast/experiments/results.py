@@ -247,19 +247,20 @@ def read_corrections(path)->pd.DataFrame: # `corrections.csv` of `make_correctio
     except (AttributeError, OSError, ValueError) as e:
         raise InputError(f'{path} is no table of scripts/make_corrections.py ({e}).') from e
     also = none[none.set.isin(t.set[t.way=='suggested'])]
-    return pd.concat([t, also.assign(way='suggested')]).sort_values(['set','way','masks'], kind='stable')
+    return pd.concat([t, also.assign(way='suggested')], ignore_index=True).sort_values(['set','way','masks'])
 
 # %% ../../nbs/experiments/07_results.ipynb #4da70a9a
 def corrections_panel(ax, of:pd.DataFrame, score:str): # axes; rows of one set; a column
-    "A score against the number of masks."
+    "A score against the number of masks; masks alone begin below it where they are far worse than none."
+    mean, spread, bound = of[score], of[f'{score}_sd'].fillna(0), of[f'{score}_bound'].iloc[0]
     for way, rows in of.groupby('way', sort=False):
-        ax.errorbar(rows.masks, rows[score], rows[f'{score}_sd'].fillna(0), fmt=MARKS[way], ms=4, capsize=2,
-                    label=CORRECTED[way])
-    ax.axhline(of[f'{score}_bound'].iloc[0], color='black', lw=1, ls='--', label='all masks: the bound')
+        ax.errorbar(rows.masks, rows[score], spread[rows.index], fmt=MARKS[way], ms=4, capsize=2, label=CORRECTED[way])
+    ax.axhline(bound, color='black', lw=1, ls='--', label='all masks: the bound')
+    low, high = (mean-spread)[of.way!='alone'].min(), max(bound, (mean+spread).max())
+    ax.set_ylim(low-.3*(high-low), high+.1*(high-low))
     ax.set_xscale('symlog', linthresh=1)
     numbers = sorted(set(of.masks))
     ax.set_xticks(numbers, numbers)
-    ax.margins(y=.1)
 
 def corrections_figure(path)->Figure: # as for `read_corrections`
     "AP and IoU of each set against the number of corrected masks."
