@@ -281,13 +281,13 @@ def corrections_figure(path)->Figure: # as for `read_corrections`
 
 # %% ../../nbs/experiments/07_results.ipynb #ac163b01
 OF_WAY = {'set': 'pictures', 'way': 'masks of', 'masks': 'masks', 'seeds': 'seeds', 'iou': 'IoU', 'ap': 'AP',
-          'of_way': 'of the way to the bound, IoU / AP'}
+          'of_way': 'of the way, IoU / AP'}
 
 def corrections_table(path)->str: # as for `read_corrections` -> Markdown
     "A row for each set, way and number of masks."
     t = read_corrections(path)
     t = t[(t.way!='suggested')|(t.masks>0)] # without a mask they are one
     scores = {k: [with_spread(r, k) for _, r in t.iterrows()] for k in ('iou','ap')}
-    made = dict(set='`'+t.set+'`', way=t.way.map(CORRECTED).where(t.masks>0, ''), masks=t.masks, seeds=t.seeds,
+    made = dict(set='`'+t.set+'`', way=t.way.where(t.masks>0, ''), masks=t.masks, seeds=t.seeds,
                 of_way=[f'{r.iou_of_way:.0%} / {r.ap_of_way:.0%}' for _, r in t.iterrows()], **scores)
     return markdown_rows([OF_WAY.values(), *zip(*(map(str, made[k]) for k in OF_WAY))])
