@@ -199,4 +199,5 @@ def test_there_and_back(data, tmp_path, capsys, call):
     (data/NAMES[2]).unlink() # training wants one kind of numbers
     status, said, err = call('bcd_train', 'data=folder', f'data.path={data}', *SHORT)
     assert status == 0, err
-    assert '2 corrected pictures' in said and (tmp_path/folder_of(said)/'model/model.json').is_file()
+    assert '2 of 11 object pictures have masks that are learned from' in said
+    assert (tmp_path/folder_of(said)/'model/model.json').is_file()
