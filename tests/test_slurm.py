@@ -56,11 +56,11 @@ def free_ports(n):
     return ports
 
 
-def until(true, seconds=60):
-    "Wait for something; fails when it does not come."
+def until(true, seconds=240, why=lambda: ''):
+    "Wait for something; fails when it does not come, with what `why` says of it."
     end = time.monotonic()+seconds
     while not true():
-        assert time.monotonic() < end, 'waited too long'
+        assert time.monotonic() < end, f'waited too long: {why()}'
         time.sleep(.3)
 
 
@@ -133,14 +133,22 @@ def queue(slurm):
     return subprocess.run(['squeue', '-h', '-o', '%i %j %T'], env=slurm, capture_output=True, text=True).stdout
 
 
+def state(slurm):
+    "Jobs with why they wait, the node, and what the programs have written last."
+    ask = ['squeue'], ['scontrol', 'show', 'job'], ['scontrol', 'show', 'node']
+    said = [subprocess.run(words, env=slurm, capture_output=True, text=True).stdout for words in ask]
+    logs = [p.read_text()[-2000:] for p in sorted(Path(slurm['SLURM_CONF']).parent.glob('*.log'))]
+    return '\n'.join([*said, *logs])
+
+
 def test_a_killed_part_is_named_and_made_again(slurm, archive):
     out = archive/'out'
     done = sent(slurm, archive, out)
     assert done.returncode == 0, done.stderr
     job = done.stdout.split('job ')[1].split(':')[0]
-    until(lambda: f'{job}_1 bcd_predict RUNNING' in queue(slurm)) # the second part
+    until(lambda: f'{job}_1 bcd_predict RUNNING' in queue(slurm), why=lambda: state(slurm)) # the second part
     subprocess.run(['scancel', '--signal=KILL', '--full', f'{job}_1'], env=slurm, check=True)
-    until(lambda: not queue(slurm).strip(), 120)
+    until(lambda: not queue(slurm).strip(), why=lambda: state(slurm))
     merge_log = ''.join(p.read_text() for p in (out/'logs').glob('*_log.err'))
     assert 'part 2 of 3 has not ended' in merge_log
     assert f'part 2: {out}/logs/{job}_1' in merge_log
@@ -152,8 +160,7 @@ def test_a_killed_part_is_named_and_made_again(slurm, archive):
 
 
 def test_seeds_on_the_cluster(slurm, tmp_path):
-    if not importlib.util.find_spec('hydra_plugins.hydra_submitit_launcher'):
-        pytest.skip('not installed: hydra-submitit-launcher')
+    pytest.importorskip('hydra_plugins.hydra_submitit_launcher')
     short = ['experiment=demo', 'data.n_objects=200', 'data.n_backgrounds=200', 'encoder.epochs=1', 'encoder.steps=5',
              'trainer.epochs=1', 'trainer.steps=5', 'trainer.bs=8', 'model.width=4', 'cluster.k=3', 'bar=false']
     done = command(slurm, 'bcd_train', '-m', 'seed=0,1', 'hydra/launcher=submitit_slurm', *short, folder=tmp_path)
