@@ -6,6 +6,8 @@ from PIL import Image
 from bcd_fast.data.datasets import load_dataset
 from conftest import SHORT, within
 
+pytestmark = pytest.mark.slow # a check and a training, in 16 seconds
+
 
 def four_bands(a):
     "A gray picture as four bands of 16 bits: two as they are, speckle that is bright where it is, heights."

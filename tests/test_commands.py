@@ -143,6 +143,7 @@ def test_one_background_of_your_own(call, tmp_path):
     one_sentence(call('bcd_train', 'experiment=folder', f'data.path={tmp_path}'), 'backgrounds give 1 readable')
 
 
+@pytest.mark.slow
 def test_demo_rehearsal(run, tmp_path):
     status, out, err = run('bcd_demo', '--quick', '--out', 'here')
     assert status == 0, err

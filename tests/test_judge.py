@@ -72,7 +72,8 @@ def said_of(top, data, model, *words):
     return status, said
 
 
-@pytest.mark.parametrize('model', ['run', pytest.param('whole', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('model', ['run', 'whole'])
 def test_one_cluster_where_a_gain_is_shared(drawn_quickly, top, model):
     status, said = said_of(top, 'gain', model, '--out', f'{model}.html')
     assert status == 1 and said.startswith('warning')

@@ -54,6 +54,7 @@ def small(steps):
     return dict(masker=ModelConfig(width=4), batches=Batches(bs=4, steps=steps, least=1))
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_weights(parts, tmp_path):
     "One of two is killed in the second epoch. With BCD_KILLS=2, Ctrl-C stops the rest within that epoch."
     def fit(folder, *what, resume=False):
@@ -99,6 +100,7 @@ def runs(number):
     return b'Z' not in open(f'/proc/{number}/stat', 'rb').read().rsplit(b')', 1)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='looks for processes in /proc')
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     parent = mp.get_context('spawn').Process(target=dies, args=(tmp_path,))

@@ -192,6 +192,7 @@ def scored(data, tmp_path_factory):
     return SimpleNamespace(out=out, status=status, rows=rows)
 
 
+@pytest.mark.slow
 def test_package_and_bound(scored):
     "Both are scored on the test part; real.csv sets them side by side."
     assert (scored.status, [r['method'] for r in scored.rows]) == (0, ['package', 'supervised'])
@@ -208,6 +209,7 @@ def trained_before(scored):
     return train
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_only_where_that_is_asked_for(job, scored, tmp_path, monkeypatch):
     with Image.open(scored.out/'real_discs.png') as drawn:
         assert drawn.format == 'PNG' and min(drawn.size) > 200

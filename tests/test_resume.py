@@ -67,6 +67,7 @@ def kill_and_go_on(whole, folder):
     assert not (run/'checkpoint.safetensors').exists()
 
 
+@pytest.mark.slow
 def test_sigkill(whole, tmp_path):
     for i in range(KILLS):
         (tmp_path/str(i)).mkdir()
@@ -95,6 +96,7 @@ def unfinished(stopped, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_ctrl_c(whole, stopped, unfinished, call):
     assert stopped.status == 130
     assert 'stopped by the keyboard. Go on with: bcd_train --resume' in stopped.err and 'Traceback' not in stopped.err
@@ -124,6 +126,7 @@ def resume_on_full_disk(folder):
     return finished(p)
 
 
+@pytest.mark.slow
 @linux
 def test_full_disk(whole, unfinished, call):
     "One sentence, and the last checkpoint is whole."

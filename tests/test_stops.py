@@ -124,6 +124,7 @@ def fill(folder, n, size):
         Image.fromarray(noise).save(folder/f'{i}.png', compress_level=1)
 
 
+@pytest.mark.slow
 def test_training(tmp_path):
     "A training on whole pictures, in a folder whose name means much to Hydra."
     data = tmp_path/"Grün [old], (2024) #1 {a}=$HOME ${x} 'b'"

@@ -32,6 +32,7 @@ def survey(tmp_path_factory):
     return SimpleNamespace(top=top, **{name: how[name](c, top) for name, c in commands.items()})
 
 
+@pytest.mark.slow
 def test_check(survey):
     status, out, err = survey.check
     assert status == 1
@@ -41,6 +42,7 @@ def test_check(survey):
     assert (survey.top/'bcd_check.html').read_text().count('<img alt') == 4
 
 
+@pytest.mark.slow
 def test_train(survey):
     "One picture is named; all the rest is done."
     status, out, err = survey.train
@@ -49,6 +51,7 @@ def test_train(survey):
     assert 'chosen for these images: cluster.k=2 trainer.bs=32' in out
 
 
+@pytest.mark.slow
 def test_model(survey):
     about = json.loads((survey.top/'run/model/model.json').read_text())
     assert about['normalisation']['high'] > 3000
@@ -57,6 +60,7 @@ def test_model(survey):
     assert 'divergence' in (survey.top/'run/report.html').read_text()
 
 
+@pytest.mark.slow
 def test_predict(survey):
     status, out, err = survey.predict
     assert status == 2
@@ -65,6 +69,7 @@ def test_predict(survey):
     assert len(json.loads((survey.top/'out/annotations.json').read_text())['images']) == 120
 
 
+@pytest.mark.slow
 def test_export(survey, call):
     status, out, err = start(['bcd_export', 'run/model', '--onnx', 'm.onnx'], survey.top)
     assert status == 0 and 'differs from the model by at most' in out, err
