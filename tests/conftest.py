@@ -56,8 +56,9 @@ def run(tmp_path):
     return lambda *words, folder=tmp_path: start(words, folder)
 
 
-LONGEST = ('test_commands', 'test_grounds', 'test_resume', 'test_whole', 'test_your_images', 'test_stops', 'test_runs',
-           'test_processes', 'test_real', 'test_bands', 'test_numbers', 'test_malformed')
+LONGEST = ('test_commands', 'test_experiments', 'test_grounds', 'test_settings', 'test_studies', 'test_resume',
+           'test_whole', 'test_your_images', 'test_stops', 'test_runs', 'test_processes', 'test_real',
+           'test_bands', 'test_numbers', 'test_malformed')
 
 
 def pytest_collection_modifyitems(items):

@@ -56,11 +56,19 @@ def free_ports(n):
     return ports
 
 
-def until(true, seconds=240, why=lambda: ''):
-    "Wait for something; fails when it does not come, with what `why` says of it."
-    end = time.monotonic()+seconds
+def state(env):
+    "Jobs with why they wait, the node, and what the programs have written last."
+    ask = ['squeue'], ['scontrol', 'show', 'job'], ['scontrol', 'show', 'node']
+    said = [subprocess.run(words, env=env, capture_output=True, text=True).stdout for words in ask]
+    logs = [p.read_text()[-2000:] for p in sorted(Path(env['SLURM_CONF']).parent.glob('*.log'))]
+    return '\n'.join([*said, *logs])
+
+
+def until(true, env):
+    "Wait for something; fails with the state of the cluster when it does not come."
+    end = time.monotonic()+240
     while not true():
-        assert time.monotonic() < end, f'waited too long: {why()}'
+        assert time.monotonic() < end, f'waited too long: {state(env)}'
         time.sleep(.3)
 
 
@@ -87,7 +95,7 @@ def slurm():
             time.sleep(1)
         try:
             ask = lambda: subprocess.run(['sinfo', '-h', '-o', '%T'], env=env, capture_output=True, text=True).stdout
-            until(lambda: 'idle' in ask())
+            until(lambda: 'idle' in ask(), env)
             yield env
         finally:
             subprocess.run(['scancel', '--user=root'], env=env)
@@ -133,22 +141,14 @@ def queue(slurm):
     return subprocess.run(['squeue', '-h', '-o', '%i %j %T'], env=slurm, capture_output=True, text=True).stdout
 
 
-def state(slurm):
-    "Jobs with why they wait, the node, and what the programs have written last."
-    ask = ['squeue'], ['scontrol', 'show', 'job'], ['scontrol', 'show', 'node']
-    said = [subprocess.run(words, env=slurm, capture_output=True, text=True).stdout for words in ask]
-    logs = [p.read_text()[-2000:] for p in sorted(Path(slurm['SLURM_CONF']).parent.glob('*.log'))]
-    return '\n'.join([*said, *logs])
-
-
 def test_a_killed_part_is_named_and_made_again(slurm, archive):
     out = archive/'out'
     done = sent(slurm, archive, out)
     assert done.returncode == 0, done.stderr
     job = done.stdout.split('job ')[1].split(':')[0]
-    until(lambda: f'{job}_1 bcd_predict RUNNING' in queue(slurm), why=lambda: state(slurm)) # the second part
+    until(lambda: f'{job}_1 bcd_predict RUNNING' in queue(slurm), slurm) # the second part
     subprocess.run(['scancel', '--signal=KILL', '--full', f'{job}_1'], env=slurm, check=True)
-    until(lambda: not queue(slurm).strip(), why=lambda: state(slurm))
+    until(lambda: not queue(slurm).strip(), slurm)
     merge_log = ''.join(p.read_text() for p in (out/'logs').glob('*_log.err'))
     assert 'part 2 of 3 has not ended' in merge_log
     assert f'part 2: {out}/logs/{job}_1' in merge_log
